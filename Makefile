@@ -1,0 +1,114 @@
+# Every command of the project. CI runs the same targets as a laptop does; `make help` lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Debian keeps database servers in sbin, which is not on an ordinary user's path.
+export PATH := $(PATH):/usr/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet
+CODE := $(wildcard src tests bench tools)
+
+# Stamps: pip runs only when what it would install has changed, so that a second start costs nothing.
+RUN_INSTALLED := .venv/.run-installed
+DEV_INSTALLED := .venv/.dev-installed
+
+##@ Everyday
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(RUN_INSTALLED) ## Start the whole platform; EWALLET_* variables configure it, Ctrl-C stops it
+	@exec tools/foreground $(BIN)/ewallet up
+
+.PHONY: demo
+demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
+	@$(BIN)/ewallet demo
+
+.PHONY: test
+test: $(DEV_INSTALLED) mariadb check ## Run every check and every test, with coverage
+	$(BIN)/python -m pytest --cov
+
+.PHONY: bench
+bench: $(RUN_INSTALLED) wrk ## Measure payments per second beside two ceilings
+	@$(BIN)/python -m bench
+
+##@ Checks
+
+.PHONY: check
+check: ruff format-check types imports ## Run everything that reads the code without running it
+
+.PHONY: ruff
+ruff: $(DEV_INSTALLED) ## Lint
+	$(BIN)/ruff check
+
+.PHONY: format-check
+format-check: $(DEV_INSTALLED) ## Fail when `make format` would change a file
+	$(BIN)/ruff format --check
+
+.PHONY: types
+types: $(DEV_INSTALLED) ## Check the types, strictly
+	$(BIN)/mypy $(CODE)
+
+.PHONY: imports
+imports: $(DEV_INSTALLED) ## Check that imports go down only
+	$(BIN)/lint-imports
+
+##@ Upkeep
+
+.PHONY: format
+format: $(DEV_INSTALLED) ## Format the code and sort its imports
+	$(BIN)/ruff check --select I --fix
+	$(BIN)/ruff format
+
+.PHONY: settings-table
+settings-table: $(RUN_INSTALLED) ## Print the README's table of settings
+	@$(BIN)/python -m tools.settings_table
+
+# The newest versions: make lock LOCK_FLAGS=--upgrade
+LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --no-config --generate-hashes --allow-unsafe \
+	--strip-extras --no-emit-options --all-build-deps $(LOCK_FLAGS)
+
+.PHONY: lock
+lock: $(DEV_INSTALLED) ## Pin what pyproject.toml asks for, with hashes
+	$(LOCK) --output-file requirements/run.txt pyproject.toml
+	$(LOCK) --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
+
+.PHONY: clean
+clean: ## Remove the virtual environment and all caches; the data folder stays
+	rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+# --- what the targets above stand on --------------------------------------------------------------------------
+
+$(BIN)/python:
+	tools/make-venv
+
+# The package itself is linked, not copied, and built by the locked backend, so nothing unpinned is fetched.
+LINK_PACKAGE := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+
+$(RUN_INSTALLED): requirements/run.txt pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --require-hashes --requirement requirements/run.txt
+	$(LINK_PACKAGE)
+	touch $@
+
+$(DEV_INSTALLED): requirements/dev.txt pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
+	$(LINK_PACKAGE)
+	touch $(RUN_INSTALLED) $@
+
+.PHONY: mariadb
+mariadb:
+	@command -v mariadbd >/dev/null || tools/install-packages mariadb-server
+
+.PHONY: wrk
+wrk:
+	@command -v wrk >/dev/null || tools/install-packages wrk
