@@ -1,0 +1,202 @@
+"""One service's database: SQLite, MariaDB or MySQL behind SQLAlchemy Core.
+
+Work is a function of a connection and runs whole in one transaction, in a worker thread: leaving it without an error
+commits, any error rolls back. A transient error (deadlock, lock time-out, lost connection, busy file) redoes the whole
+function, so it must find its own earlier effects by their ids. That also covers an error at or after COMMIT, when
+nobody can know whether it took effect.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import stamina
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from ewallet.kernel.errors import OutcomeUnknown
+
+Result = TypeVar("Result")
+
+READER_THREADS = 4
+MAXIMUM_ATTEMPTS = 10
+MAXIMUM_SECONDS = 5.0
+"""Redoing a transaction stops here; the request's own deadline is a little later."""
+
+LOCK_WAIT_SECONDS = 3
+
+# 1213 deadlock, 1205 lock wait, 1020 row changed since read, 1047 node not ready (Galera), 1053 shutdown, 1927 and 2006 and 2013 and 2055 connection lost, 2003 cannot connect, 4031 disconnected for inactivity, 0 closed socket.
+_TRANSIENT_MYSQL = frozenset({0, 1020, 1047, 1053, 1205, 1213, 1927, 2003, 2006, 2013, 2055, 4031})
+_TRANSIENT_SQLITE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SQLITE_PRIMARY_CODE = 0xFF
+
+_open_transactions = threading.local()
+
+
+class DatabaseUnavailable(OutcomeUnknown):
+    """The database did not take or confirm the work in time; whether it took effect is unknown."""
+
+
+class Database:
+    """A writer and a few readers on one database. Build with :func:`open_database`."""
+
+    def __init__(self, name: str, writer: Engine, reader: Engine) -> None:
+        self.name = name
+        self._writer = writer
+        self._reader = reader
+        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-writer")
+        self._reader_threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix=f"{name}-reader")
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``mysql``."""
+        return self._writer.dialect.name
+
+    def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """Run ``work`` in one write transaction, in this thread; redone whole after a transient error.
+
+        DatabaseUnavailable: still failing transiently after the last attempt. Other errors of ``work`` pass through.
+        """
+        try:
+            for attempt in stamina.retry_context(
+                on=is_transient,
+                attempts=MAXIMUM_ATTEMPTS,
+                timeout=MAXIMUM_SECONDS,
+                wait_initial=0.005,
+                wait_max=0.5,
+            ):
+                with attempt, _marked_open(), self._writer.begin() as tx:
+                    return work(tx)
+        except DBAPIError as error:
+            if is_transient(error):
+                raise DatabaseUnavailable(f"the {self.name} database does not answer") from error
+            raise
+        raise DatabaseUnavailable(f"no attempt was made on the {self.name} database")  # pragma: no cover
+
+    def read(self, work: Callable[[Connection], Result]) -> Result:
+        """Run ``work`` in one read transaction (a single snapshot on SQLite), in this thread."""
+        try:
+            for attempt in stamina.retry_context(
+                on=is_transient,
+                attempts=MAXIMUM_ATTEMPTS,
+                timeout=MAXIMUM_SECONDS,
+                wait_initial=0.005,
+                wait_max=0.5,
+            ):
+                with attempt, self._reader.begin() as tx:
+                    return work(tx)
+        except DBAPIError as error:
+            if is_transient(error):
+                raise DatabaseUnavailable(f"the {self.name} database does not answer") from error
+            raise
+        raise DatabaseUnavailable(f"no attempt was made on the {self.name} database")  # pragma: no cover
+
+    async def writing(self, work: Callable[[Connection], Result]) -> Result:
+        """:meth:`transact` in the writer thread: for writes too rare to be gathered into batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer_thread, self.transact, work)
+
+    async def reading(self, work: Callable[[Connection], Result]) -> Result:
+        """:meth:`read` in a reader thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader_threads, self.read, work)
+
+    async def in_writer_thread(self, call: Callable[[], Result]) -> Result:
+        """Run a call that itself calls :meth:`transact`, in the writer thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call)
+
+    def close(self) -> None:
+        """Finish what is under way, then close every connection."""
+        self._writer_thread.shutdown()
+        self._reader_threads.shutdown()
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def open_database(url: str, name: str) -> Database:
+    """A database by the URL of the settings: ``sqlite:///path`` or ``mysql://user:password@host:port/database``."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return Database(name, _sqlite_engine(parsed, writer=True), _sqlite_engine(parsed, writer=False))
+    engine = _mysql_engine(parsed)
+    return Database(name, engine, engine)
+
+
+def transaction_open() -> bool:
+    """Whether this thread is inside a write transaction, where no call may leave the process."""
+    return getattr(_open_transactions, "depth", 0) > 0
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether doing the same transaction again may succeed."""
+    if not isinstance(error, DBAPIError):
+        return False
+    original = error.orig
+    if isinstance(original, sqlite3.Error):
+        return getattr(original, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE in _TRANSIENT_SQLITE
+    code = original.args[0] if original is not None and original.args else None
+    return error.connection_invalidated or code in _TRANSIENT_MYSQL
+
+
+@contextmanager
+def _marked_open() -> Iterator[None]:
+    _open_transactions.depth = getattr(_open_transactions, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _open_transactions.depth -= 1
+
+
+def _sqlite_engine(url: URL, *, writer: bool) -> Engine:
+    """WAL with one writing connection, which alone checkpoints; readers never wait for it."""
+    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=1 if writer else READER_THREADS,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "isolation_level": None, "cached_statements": 512},
+    )
+    pragmas = [
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"busy_timeout={LOCK_WAIT_SECONDS * 1000}",
+        "foreign_keys=ON",
+    ]
+    pragmas += ["cache_size=-32000"] if writer else ["query_only=ON", "wal_autocheckpoint=0"]
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # IMMEDIATE takes the write lock at once: a transaction that reads first and writes later could not be upgraded.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+    return engine
+
+
+def _mysql_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"}),
+        pool_size=READER_THREADS + 1,
+        max_overflow=0,
+        pool_recycle=1800,
+        connect_args={"connect_timeout": 3, "read_timeout": 10, "write_timeout": 10},
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_session(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ONLY_FULL_GROUP_BY'")
+            cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
+
+    return engine

@@ -1,0 +1,237 @@
+"""Declaring endpoints: who may call them, which problems they answer, how lists and idempotency keys are read."""
+
+import base64
+import re
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.enums import RequestEncodingType
+from litestar.handlers import BaseRouteHandler
+from litestar.params import BodyKwarg, Parameter, ParameterKwarg
+from litestar.utils import get_enum_string_value
+
+from ewallet.kernel.caller import Caller, Role
+from ewallet.kernel.errors import Reason, Refusal, Refused, invalid
+from ewallet.plumbing.http.problems import REQUEST_ID_SCOPE_KEY, documented_problems
+from ewallet.plumbing.tokens import Verifier, verify_internal
+
+ANY_USER = frozenset({Role.CUSTOMER, Role.MERCHANT, Role.ADMIN})
+"""Everybody who can log in."""
+
+EVERYONE = frozenset(Role)
+"""Every bearer of an access token."""
+
+STAFF = frozenset({Role.ADMIN, Role.SERVICE})
+
+_EVERY_ENDPOINT = (
+    Reason.MALFORMED_REQUEST,
+    Reason.NOT_FOUND,
+    Reason.METHOD_NOT_ALLOWED,
+    Reason.NOT_ACCEPTABLE,
+    Reason.CONTENT_TOO_LARGE,
+    Reason.URI_TOO_LONG,
+    Reason.UNSUPPORTED_MEDIA_TYPE,
+    Reason.VALIDATION_ERROR,
+    Reason.TOO_MANY_REQUESTS,
+    Reason.HEADER_TOO_LARGE,
+    Reason.INTERNAL_ERROR,
+    Reason.SERVICE_UNAVAILABLE,
+    Reason.TIMEOUT,
+)
+_PROTECTED_ENDPOINT = (Reason.INVALID_TOKEN, Reason.FORBIDDEN)
+
+BEARER = "bearer"
+"""The name of the security scheme in the OpenAPI documents."""
+
+
+def public(*problems: Reason) -> dict[str, Any]:
+    """Arguments for Litestar's route decorators: an endpoint for anyone."""
+    return {"responses": documented_problems((*_EVERY_ENDPOINT, *problems)), "opt": {"roles": None}}
+
+
+def protected(roles: Collection[Role], *problems: Reason) -> dict[str, Any]:
+    """Arguments for Litestar's route decorators: an endpoint for bearers of a token with one of these roles."""
+    return {
+        "guards": [_require_role],
+        "responses": documented_problems((*_EVERY_ENDPOINT, *_PROTECTED_ENDPOINT, *problems)),
+        "security": [{BEARER: []}],
+        "opt": {"roles": frozenset(roles)},
+    }
+
+
+def internal() -> dict[str, Any]:
+    """Arguments for Litestar's route decorators: an endpoint for our other services only, absent from the documents."""
+    return {"guards": [_require_service], "include_in_schema": False, "opt": {"roles": None}}
+
+
+def caller_of(request: Request[Any, Any, Any]) -> Caller:
+    """Who is asking; only in handlers that are declared with :func:`protected` or :func:`internal`."""
+    caller: Caller = request.scope["user"]
+    return caller
+
+
+def request_id_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """The id of this request, as it is in the answer and on every log line."""
+    request_id: str = request.scope[REQUEST_ID_SCOPE_KEY]  # type: ignore[literal-required]  # our own key in the ASGI scope
+    return request_id
+
+
+async def _require_role(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Litestar guard: a valid token with one of the endpoint's roles."""
+    verifier: Verifier = connection.app.state.verifier
+    token = bearer_token(connection.headers.getall("authorization", []))
+    principal = await verifier.verify(token) if token else None
+    if principal is None:
+        raise Refused(INVALID_TOKEN)
+    if principal.role not in handler.opt["roles"]:
+        raise Refused(Refusal(Reason.FORBIDDEN, f"The role {principal.role} may not do this."))
+    connection.scope["user"] = Caller(principal.subject, principal.role, request_id_of(connection))
+
+
+async def _require_service(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Litestar guard: another service of ours, shown by the shared secret."""
+    token = bearer_token(connection.headers.getall("authorization", []))
+    service = verify_internal(token, connection.app.state.internal_secret) if token else None
+    if service is None:
+        raise Refused(INVALID_TOKEN)
+    connection.scope["user"] = Caller(service, Role.SERVICE, request_id_of(connection))
+
+
+INVALID_TOKEN = Refusal(Reason.INVALID_TOKEN, "A valid access token is needed: Authorization: Bearer <token>.")
+
+
+def bearer_token(values: Sequence[str]) -> str | None:
+    """The token of an ``Authorization`` header (RFC 6750), or None where there is not exactly one."""
+    if len(values) != 1:
+        return None
+    scheme, _, token = values[0].partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+# --- what a request may carry -------------------------------------------------------------------------------------
+
+
+@cache
+def _query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
+    """The names of a handler's query parameters as a client writes them."""
+    names = set()
+    for name, field in handler.parsed_fn_signature.parameters.items():
+        parameter = field.kwarg_definition
+        if isinstance(parameter, ParameterKwarg):
+            if parameter.param_type == "query":
+                names.add(parameter.name or name)
+        elif name not in ("request", "data", "scope", "headers", "body"):
+            names.add(name)
+    return frozenset(names)
+
+
+@cache
+def _body_media_type(handler: BaseRouteHandler) -> str | None:
+    """The media type that a handler's body must have, or None where it takes no body."""
+    body = handler.parsed_fn_signature.parameters.get("data")
+    if body is None:
+        return None
+    declared = body.kwarg_definition
+    return get_enum_string_value(declared.media_type if isinstance(declared, BodyKwarg) else RequestEncodingType.JSON)
+
+
+async def check_request(request: Request[Any, Any, Any]) -> None:
+    """Litestar ``before_request`` hook: nothing that the endpoint does not know is silently ignored."""
+    handler = request.route_handler
+    query = request.scope["query_string"]
+    if query:
+        _check_query(request, _query_parameters(handler))
+    needed = _body_media_type(handler)
+    if needed is not None:
+        given = request.headers.get("content-type", "")
+        if given.partition(";")[0].strip().lower() != needed:
+            raise Refused(Refusal(Reason.UNSUPPORTED_MEDIA_TYPE, f"The body must be sent as Content-Type: {needed}."))
+    accept = request.headers.get("accept")
+    if accept is not None and accept != "*/*":
+        _check_acceptable(accept, get_enum_string_value(handler.media_type))
+
+
+def _check_query(request: Request[Any, Any, Any], known: frozenset[str]) -> None:
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            expected = f"; known: {', '.join(sorted(known))}" if known else ""
+            raise Refused(invalid(name, f"{name!r} is not a parameter of this endpoint{expected}."))
+        if given.count(name) > 1:
+            raise Refused(invalid(name, f"{name!r} is given more than once."))
+
+
+def _check_acceptable(accept: str, produced: str) -> None:
+    """RFC 9110, section 12.5.1, as far as one representation needs it: a range that matches and is not refused."""
+    main_type = produced.partition("/")[0]
+    for media_range in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in media_range.split(";"))
+        if name in (produced, f"{main_type}/*", "*/*") and not any(_ZERO_QUALITY.match(p) for p in parameters):
+            return
+    raise Refused(Refusal(Reason.NOT_ACCEPTABLE, f"This endpoint answers with {produced}."))
+
+
+_ZERO_QUALITY = re.compile(r"^q=0(\.0{0,3})?$")
+
+# --- idempotency keys ---------------------------------------------------------------------------------------------
+
+MAXIMUM_KEY_LENGTH = 255
+_VISIBLE_ASCII = re.compile(rf"^[\x21-\x7e]{{1,{MAXIMUM_KEY_LENGTH}}}$")
+
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Parameter(
+        header="Idempotency-Key",
+        description="1–255 visible ASCII characters, quoted or bare. The same key with the same request gets the first "
+        "answer again and moves nothing.",
+    ),
+]
+
+
+def idempotency_key(request: Request[Any, Any, Any]) -> str | None:
+    """The request's key, unquoted; Refused with ``idempotency-key-invalid``."""
+    values = request.headers.getall("idempotency-key", [])
+    if not values:
+        return None
+    key = values[0]
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if len(values) > 1 or not _VISIBLE_ASCII.match(key):
+        raise Refused(
+            Refusal(
+                Reason.IDEMPOTENCY_KEY_INVALID,
+                f"Idempotency-Key must be one value of 1 to {MAXIMUM_KEY_LENGTH} visible ASCII characters.",
+            )
+        )
+    return key
+
+
+REPLAYED_HEADER = "Idempotent-Replayed"
+
+# --- lists --------------------------------------------------------------------------------------------------------
+
+DEFAULT_LIMIT = 20
+
+Limit = Annotated[int, Parameter(ge=1, le=100, description="how many items at most")]
+Cursor = Annotated[
+    str | None,
+    Parameter(min_length=1, max_length=512, description="`nextCursor` of the page before this one"),
+]
+
+
+def encode_cursor(*position: int | str) -> str:
+    """Where the next page starts, as an opaque text."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(position)).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str, position_type: Any) -> Any:
+    """The position in a cursor, as ``position_type`` (a tuple type); Refused where it is none of ours."""
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(raw, type=position_type)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise Refused(invalid("cursor", "This is not a cursor of this list: take it from nextCursor.")) from error

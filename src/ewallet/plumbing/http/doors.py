@@ -1,0 +1,75 @@
+"""Calls to a service that runs in another process.
+
+What is not a clear answer is :class:`OutcomeUnknown`: a time-out, a reset, a 5xx. The callers of a door repeat such a
+call with the same ids (DESIGN section 5, rule 3).
+"""
+
+from typing import Any, TypeVar
+
+import httpx2
+import msgspec
+
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
+from ewallet.plumbing.json import encode
+from ewallet.plumbing.tokens import INTERNAL_SECONDS, sign_internal
+
+Answer = TypeVar("Answer")
+
+TIMEOUT_SECONDS = 5.0
+CONNECTIONS = 64
+
+
+class Door:
+    """HTTP calls from one service (``caller``) to another at ``url``."""
+
+    def __init__(self, url: str, *, caller: str, secret: str, clock: Clock) -> None:
+        self._caller = caller
+        self._secret = secret
+        self._clock = clock
+        self._token = ""
+        self._token_expires = 0
+        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        self._client = httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS, limits=limits, trust_env=False)
+
+    async def post(self, path: str, body: Any, answer_type: type[Answer], *, request_id: str) -> Answer:
+        """POST a struct to an internal endpoint and decode its answer.
+
+        OutcomeUnknown: no clear answer came. Overloaded: the other side refused before beginning.
+        """
+        headers = {
+            "Authorization": f"Bearer {self._current_token()}",
+            "Content-Type": "application/json",
+            "X-Request-Id": request_id,
+        }
+        return await self._answer("POST", path, answer_type, content=encode(body), headers=headers)
+
+    async def get(self, path: str, answer_type: type[Answer]) -> Answer:
+        """GET a public document of the other service."""
+        return await self._answer("GET", path, answer_type)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _answer(self, method: str, path: str, answer_type: type[Answer], **request: Any) -> Answer:
+        try:
+            response = await self._client.request(method, path, **request)
+        except httpx2.ConnectError as error:
+            raise Overloaded(f"{self._client.base_url}: no connection") from error
+        except httpx2.HTTPError as error:
+            raise OutcomeUnknown(f"{method} {path}: {type(error).__name__}") from error
+        if response.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
+            raise Overloaded(f"{method} {path}: the service is not available")
+        if response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
+            raise OutcomeUnknown(f"{method} {path}: status {response.status_code}")
+        if not response.is_success:
+            raise InvariantBroken(f"{method} {path}: a sister service answered {response.status_code}: {response.text}")
+        return msgspec.json.decode(response.content, type=answer_type)
+
+    def _current_token(self) -> str:
+        now = self._clock()
+        if now >= self._token_expires:
+            self._token = sign_internal(self._caller, self._secret, self._clock)
+            self._token_expires = now + INTERNAL_SECONDS * MICROSECONDS_PER_SECOND // 2
+        return self._token

@@ -1,0 +1,142 @@
+"""The outermost layer of an application: request id, bounds on headers, one log line and the metrics of a request.
+
+The gateway and every service that runs alone have one. Where the gateway calls a service in its own process, the
+inner edge lets the request pass as it is.
+"""
+
+import re
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from ewallet.kernel.clock import Clock
+from ewallet.kernel.errors import Reason, Refusal
+from ewallet.kernel.ids import new_id
+from ewallet.plumbing.http.problems import (
+    MEDIA_TYPE,
+    REQUEST_ID_SCOPE_KEY,
+    problem,
+    problem_headers,
+    refusal_of,
+)
+from ewallet.plumbing.json import encode
+from ewallet.plumbing.telemetry import REQUEST_SECONDS, REQUESTS
+
+log = structlog.get_logger()
+
+MAXIMUM_BODY_BYTES = 64 * 1024
+MAXIMUM_HEADER_BYTES = 16 * 1024
+MAXIMUM_URI_BYTES = 8 * 1024
+
+_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+
+
+class Edge:
+    """ASGI middleware; see the module."""
+
+    def __init__(self, app: ASGIApp, *, service: str, clock: Clock) -> None:
+        self._app = app
+        self._service = service
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        state: dict[str, Any] = scope  # type: ignore[assignment]  # our own keys stand beside ASGI's
+        if scope["type"] != ScopeType.HTTP or REQUEST_ID_SCOPE_KEY in state:
+            await self._app(scope, receive, send)
+            return
+        request_id = state[REQUEST_ID_SCOPE_KEY] = self._request_id(state["headers"])
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        answer = _Answer(send, request_id)
+        started = time.perf_counter()
+        try:
+            refusal = out_of_bounds(state)
+            if refusal is not None:
+                await send_problem(state, answer.send, refusal)
+            else:
+                await self._app(scope, receive, answer.send)
+        except Exception as error:
+            log.exception("request.failed")
+            if not answer.status:
+                await send_problem(state, answer.send, refusal_of(error))
+        finally:
+            self._report(state, answer.status, time.perf_counter() - started)
+            structlog.contextvars.clear_contextvars()
+
+    def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        given = [value for name, value in headers if name == b"x-request-id"]
+        if len(given) == 1 and _REQUEST_ID.match(given[0]):
+            return given[0].decode("ascii")
+        return new_id("req", self._clock())
+
+    def _report(self, state: dict[str, Any], status: int, seconds: float) -> None:
+        route = state.get("path_template") or "unmatched"
+        REQUESTS.labels(self._service, state["method"], route, str(status)).inc()
+        REQUEST_SECONDS.labels(self._service, route).observe(seconds)
+        log.info(
+            "request",
+            service=self._service,
+            method=state["method"],
+            path=state["path"],
+            status=status,
+            milliseconds=round(seconds * 1000, 2),
+        )
+
+
+class _Answer:
+    """Puts our headers on an answer and remembers its status."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._headers = [
+            (b"x-request-id", request_id.encode("ascii")),
+            (b"x-content-type-options", b"nosniff"),
+            (b"cache-control", b"no-store"),
+        ]
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            given = {name.lower() for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"],
+                *(header for header in self._headers if header[0] not in given),
+            ]
+        await self._send(message)
+
+
+def out_of_bounds(state: dict[str, Any]) -> Refusal | None:
+    """Whether a request's head is larger than we read, or announces a body that is."""
+    headers = state["headers"]
+    if sum(len(name) + len(value) for name, value in headers) > MAXIMUM_HEADER_BYTES:
+        return Refusal(Reason.HEADER_TOO_LARGE, f"The headers are over {MAXIMUM_HEADER_BYTES} bytes.")
+    if len(state["raw_path"]) + len(state["query_string"]) > MAXIMUM_URI_BYTES:
+        return Refusal(Reason.URI_TOO_LONG, f"The address is over {MAXIMUM_URI_BYTES} bytes.")
+    length = next((value for name, value in headers if name == b"content-length"), b"0")
+    if not length.isdigit():
+        return Refusal(Reason.MALFORMED_REQUEST, "Content-Length is not a number.")
+    if int(length) > MAXIMUM_BODY_BYTES:
+        return too_large()
+    return None
+
+
+def too_large() -> Refusal:
+    """A body over the bound."""
+    return Refusal(Reason.CONTENT_TOO_LARGE, f"The body is over {MAXIMUM_BODY_BYTES} bytes.")
+
+
+async def send_problem(state: dict[str, Any], send: Send, refusal: Refusal) -> None:
+    """Answer with a problem without a framework at hand."""
+    body = encode(problem(refusal, instance=state["path"], request_id=state[REQUEST_ID_SCOPE_KEY]))
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode("ascii")),
+        (b"content-length", str(len(body)).encode("ascii")),
+        *((name.lower().encode("ascii"), value.encode("ascii")) for name, value in problem_headers(refusal).items()),
+    ]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

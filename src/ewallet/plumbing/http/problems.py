@@ -1,0 +1,200 @@
+"""Refusals as ``application/problem+json`` (RFC 9457). Every error answer of the platform is rendered here."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+
+from ewallet.kernel.errors import (
+    FieldError,
+    OutcomeUnknown,
+    Overloaded,
+    Reason,
+    Refusal,
+    Refused,
+    invalid,
+    kind_of,
+    status_of,
+)
+from ewallet.plumbing.database import DatabaseUnavailable
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+REQUEST_ID_SCOPE_KEY = "ewallet.request_id"
+
+RETRY_AFTER_SECONDS = 1
+"""What a client should wait when nothing better is known."""
+
+TITLES: Mapping[Reason, str] = {
+    Reason.MALFORMED_REQUEST: "The request cannot be read",
+    Reason.IDEMPOTENCY_KEY_INVALID: "The idempotency key is not valid",
+    Reason.INVALID_TOKEN: "The access token is missing or not valid",
+    Reason.INVALID_CREDENTIALS: "The credentials are not valid",
+    Reason.INSUFFICIENT_FUNDS: "The available balance is too small",
+    Reason.FORBIDDEN: "This role may not do this",
+    Reason.NOT_FOUND: "There is no such thing",
+    Reason.METHOD_NOT_ALLOWED: "The method is not allowed here",
+    Reason.NOT_ACCEPTABLE: "No acceptable representation",
+    Reason.CONTENT_TOO_LARGE: "The body is too large",
+    Reason.URI_TOO_LONG: "The address is too long",
+    Reason.UNSUPPORTED_MEDIA_TYPE: "The body's media type is not supported",
+    Reason.HEADER_TOO_LARGE: "The headers are too large",
+    Reason.WALLET_FROZEN: "The wallet is frozen",
+    Reason.WALLET_CLOSED: "The wallet is closed",
+    Reason.REQUEST_IN_PROGRESS: "The same request is still running",
+    Reason.INVALID_STATE: "The present state forbids this",
+    Reason.EMAIL_TAKEN: "The e-mail address is taken",
+    Reason.VALIDATION_ERROR: "The request is not valid",
+    Reason.CURRENCY_MISMATCH: "The wallet has no balance in this currency",
+    Reason.UNKNOWN_MERCHANT: "There is no such merchant",
+    Reason.IDEMPOTENCY_KEY_REUSED: "The key belongs to another request",
+    Reason.AMOUNT_TOO_SMALL: "The amount is too small",
+    Reason.TOO_MANY_REQUESTS: "Too many requests",
+    Reason.INTERNAL_ERROR: "Internal error",
+    Reason.SERVICE_UNAVAILABLE: "The service is not available",
+    Reason.TIMEOUT: "The answer took too long",
+}
+
+# Litestar's own errors, by status, as reasons of ours.
+_REASON_BY_STATUS = {
+    400: Reason.MALFORMED_REQUEST,
+    401: Reason.INVALID_TOKEN,
+    403: Reason.FORBIDDEN,
+    404: Reason.NOT_FOUND,
+    405: Reason.METHOD_NOT_ALLOWED,
+    406: Reason.NOT_ACCEPTABLE,
+    413: Reason.CONTENT_TOO_LARGE,
+    415: Reason.UNSUPPORTED_MEDIA_TYPE,
+    422: Reason.VALIDATION_ERROR,
+    429: Reason.TOO_MANY_REQUESTS,
+    503: Reason.SERVICE_UNAVAILABLE,
+}
+
+
+class ProblemError(msgspec.Struct, frozen=True):
+    """One thing wrong with a request: a JSON pointer into the body, or a parameter's name, and what is wrong."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(msgspec.Struct, frozen=True, rename="camel"):
+    """The members that every problem has; some have more (RFC 9457, section 3.2)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+    errors: list[ProblemError] | msgspec.UnsetType = msgspec.UNSET
+
+
+def problem(refusal: Refusal, *, instance: str, request_id: str) -> dict[str, Any]:
+    """The problem document of a refusal."""
+    document: dict[str, Any] = {
+        "type": f"/problems/{refusal.reason.value}",
+        "title": TITLES[refusal.reason],
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "instance": instance,
+        "requestId": request_id,
+    }
+    if refusal.errors:
+        document["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in refusal.errors]
+    return {**document, **refusal.members}
+
+
+def problem_headers(refusal: Refusal) -> dict[str, str]:
+    """The headers that belong to a refusal."""
+    headers = {}
+    if refusal.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if refusal.retry_after_seconds is not None:
+        headers["Retry-After"] = str(refusal.retry_after_seconds)
+    return headers
+
+
+def problem_response(
+    request: Request[Any, Any, Any], refusal: Refusal, extra_headers: Mapping[str, str] | None = None
+) -> Response[dict[str, Any]]:
+    """The answer to a request that is refused."""
+    document = problem(refusal, instance=request.url.path, request_id=request.scope[REQUEST_ID_SCOPE_KEY])  # type: ignore[literal-required]  # our own key in the ASGI scope
+    return Response(
+        document,
+        status_code=refusal.status,
+        media_type=MEDIA_TYPE,
+        headers={**problem_headers(refusal), **(extra_headers or {})},
+    )
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """What an exception means to the client; an unexpected one is an internal error without detail."""
+    match error:
+        case Refused():
+            return error.refusal
+        case ValidationException():
+            return _invalid_parameters(error)
+        case HTTPException() if error.status_code in _REASON_BY_STATUS:
+            return Refusal(_REASON_BY_STATUS[error.status_code], _detail(error))
+        case Overloaded() | DatabaseUnavailable():
+            return Refusal(
+                Reason.SERVICE_UNAVAILABLE,
+                "The service cannot take this on right now. Repeat the request, with the same key if it has one.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        case OutcomeUnknown():
+            return Refusal(
+                Reason.TIMEOUT,
+                "The outcome is not known yet. Repeat the request with the same key to learn it.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        case _:
+            return Refusal(Reason.INTERNAL_ERROR, "Something is broken on our side. Quote the request id.")
+
+
+def render_error(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    """Litestar's exception handler for everything."""
+    refusal = refusal_of(error)
+    if refusal.reason is Reason.INTERNAL_ERROR:
+        log.error("request.failed", exc_info=error)
+    allow = error.headers.get("Allow") if isinstance(error, HTTPException) and error.headers else None
+    return problem_response(request, refusal, {"Allow": allow} if allow else None)
+
+
+def documented_problems(reasons: Sequence[Reason]) -> dict[int, ResponseSpec]:
+    """The OpenAPI responses of an endpoint that can answer these reasons."""
+    by_status: dict[int, list[str]] = {}
+    for reason in reasons:
+        by_status.setdefault(status_of(kind_of(reason)), []).append(reason.value)
+    return {
+        status: ResponseSpec(Problem, description=" · ".join(slugs), media_type=MEDIA_TYPE, generate_examples=False)
+        for status, slugs in sorted(by_status.items())
+    }
+
+
+def _detail(error: HTTPException) -> str:
+    match error.status_code:
+        case 404:
+            return "There is nothing at this address."
+        case 405:
+            return "This address does not take this method; see the Allow header."
+        case _:
+            return error.detail
+
+
+def _invalid_parameters(error: ValidationException) -> Refusal:
+    """Litestar's list of what is wrong with query, path and header parameters, or the missing body."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    errors = tuple(FieldError(str(item.get("key", "")), str(item.get("message", ""))) for item in extra)
+    if any(field.pointer == "data" for field in errors):
+        return Refusal(Reason.MALFORMED_REQUEST, "The body is missing: a JSON object is needed.")
+    if not errors:
+        return invalid("", error.detail)
+    return Refusal(Reason.VALIDATION_ERROR, f"{errors[0].pointer}: {errors[0].detail}", errors=errors)

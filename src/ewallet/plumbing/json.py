@@ -1,0 +1,5 @@
+"""JSON as bytes: one encoder for the whole process."""
+
+import msgspec
+
+encode = msgspec.json.Encoder().encode

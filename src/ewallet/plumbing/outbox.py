@@ -1,0 +1,180 @@
+"""The outbox: how one service tells another that something happened, without losing or inventing it.
+
+An event is a row written in the transaction that caused it. The relay hands rows over in their order and removes them
+only when the receiver says that it has stored them: at least once, and the receiver knows an event by its id. An event
+that the receiver cannot take is tried again later and finally put into the dead-letter list; later events of the same
+ordering key wait for it, all others pass.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import Column, Connection, MetaData, Row, delete, select, update
+
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
+from ewallet.kernel.errors import OutcomeUnknown, Overloaded
+from ewallet.plumbing.database import Database
+from ewallet.plumbing.leases import Leases
+from ewallet.plumbing.schema import IDENTIFIER, INTEGER, LONG_TEXT, insert_rows, table
+from ewallet.plumbing.telemetry import OUTBOX_DEAD, OUTBOX_DELIVERED
+
+log = structlog.get_logger()
+
+BATCH = 500
+"""Events handed over at once; about as many as a busy platform makes in a third of a second."""
+
+LEASE_NAME = "outbox-relay"
+LEASE_SECONDS = 10
+MAXIMUM_ATTEMPTS = 6
+"""With the waits below an event is given up after about a minute."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened. ``recipients`` are user ids; ``ordering_key`` groups events whose order matters."""
+
+    id: str
+    name: str
+    ordering_key: str
+    recipients: tuple[str, ...]
+    data: dict[str, Any]
+    occurred_at: int
+    request_id: str
+
+
+class Undeliverable(msgspec.Struct, frozen=True):
+    """The receiver's word that it cannot take one event, while it took the others."""
+
+    event_id: str
+    error: str
+
+
+Deliver = Callable[[Sequence[Event]], Awaitable[Sequence[Undeliverable]]]
+"""Hands events to their receiver. OutcomeUnknown or Overloaded: ask again later with the same events."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Event).decode
+
+
+class Outbox:
+    """The outbox tables of one service and every statement on them."""
+
+    def __init__(self, metadata: MetaData, service: str) -> None:
+        self.service = service
+        self.events = table(
+            f"{service}_outbox",
+            metadata,
+            Column("sequence", INTEGER, primary_key=True, autoincrement=True),
+            Column("event_id", IDENTIFIER, nullable=False),
+            Column("ordering_key", IDENTIFIER, nullable=False),
+            Column("payload", LONG_TEXT, nullable=False),
+            Column("attempts", INTEGER, nullable=False, default=0),
+            Column("next_attempt_at", INTEGER, nullable=False, default=0),
+        )
+        self.dead = table(
+            f"{service}_outbox_dead",
+            metadata,
+            Column("sequence", INTEGER, primary_key=True, autoincrement=False),
+            Column("event_id", IDENTIFIER, nullable=False),
+            Column("payload", LONG_TEXT, nullable=False),
+            Column("error", LONG_TEXT, nullable=False),
+            Column("given_up_at", INTEGER, nullable=False),
+        )
+
+    def add(self, tx: Connection, events: Sequence[Event]) -> None:
+        """Write events in the transaction that causes them."""
+        rows = [(event.id, event.ordering_key, _encode(event).decode(), 0, 0) for event in events]
+        columns = ("event_id", "ordering_key", "payload", "attempts", "next_attempt_at")
+        insert_rows(tx, self.events, rows, columns=columns)
+
+    def due(self, tx: Connection, now: int) -> Sequence[Row[Any]]:
+        """The next events in their order, without those that wait and those that stand behind one that waits."""
+        rows = tx.execute(select(self.events).order_by(self.events.c.sequence).limit(BATCH)).all()
+        waiting = {row.ordering_key for row in rows if row.next_attempt_at > now}
+        return [row for row in rows if row.ordering_key not in waiting]
+
+    def waiting(self, tx: Connection) -> bool:
+        """Whether there is any event at all."""
+        return tx.execute(select(self.events.c.sequence).limit(1)).first() is not None
+
+    def settle(self, tx: Connection, rows: Sequence[Row[Any]], errors: dict[str, str], now: int) -> int:
+        """Remove what was delivered; put off or give up what was not. Returns the number given up."""
+        failed = [row for row in rows if row.event_id in errors]
+        dead = [row for row in failed if row.attempts + 1 >= MAXIMUM_ATTEMPTS]
+        for row in failed:
+            pause = 2**row.attempts * MICROSECONDS_PER_SECOND
+            tx.execute(
+                update(self.events)
+                .where(self.events.c.sequence == row.sequence)
+                .values(attempts=row.attempts + 1, next_attempt_at=now + pause)
+            )
+        insert_rows(
+            tx,
+            self.dead,
+            [(row.sequence, row.event_id, row.payload, errors[row.event_id], now) for row in dead],
+        )
+        put_off = {row.sequence for row in failed} - {row.sequence for row in dead}
+        gone = [row.sequence for row in rows if row.sequence not in put_off]
+        tx.execute(delete(self.events).where(self.events.c.sequence.in_(gone)))
+        return len(dead)
+
+
+class Relay:
+    """Moves events from one service's outbox to their receiver."""
+
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox,
+        leases: Leases,
+        deliver: Deliver,
+        *,
+        owner: str,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._leases = leases
+        self._deliver = deliver
+        self._owner = owner
+        self._clock = clock
+        self._lease_until = 0
+        self.wake = asyncio.Event()
+        """Set by whoever adds events, so that they need not wait for the next round."""
+
+    async def run_once(self) -> int:
+        """Hand over one batch; returns how many events left the outbox."""
+        if not await self._database.reading(self._outbox.waiting) or not await self._holds_lease():
+            return 0
+        rows = await self._database.reading(lambda tx: self._outbox.due(tx, self._clock()))
+        if not rows:
+            return 0
+        try:
+            undeliverable = await self._deliver([_decode(row.payload) for row in rows])
+        except (OutcomeUnknown, Overloaded) as error:
+            log.warning("outbox.receiver_unavailable", service=self._outbox.service, error=str(error))
+            return 0
+        return await self._settle(rows, {failed.event_id: failed.error for failed in undeliverable})
+
+    async def _settle(self, rows: Sequence[Row[Any]], errors: dict[str, str]) -> int:
+        now = self._clock()
+        dead = await self._database.writing(lambda tx: self._outbox.settle(tx, rows, errors, now))
+        delivered = len(rows) - len(errors)
+        OUTBOX_DELIVERED.labels(self._outbox.service).inc(delivered)
+        if dead:
+            OUTBOX_DEAD.labels(self._outbox.service).inc(dead)
+            log.error("outbox.events_given_up", service=self._outbox.service, count=dead)
+        return delivered + dead
+
+    async def _holds_lease(self) -> bool:
+        """Claim the relay's lease, or prolong it when half of it is over."""
+        now = self._clock()
+        if self._lease_until - now > LEASE_SECONDS * MICROSECONDS_PER_SECOND // 2:
+            return True
+        claimed = await self._database.writing(
+            lambda tx: self._leases.claim(tx, LEASE_NAME, self._owner, now=now, seconds=LEASE_SECONDS)
+        )
+        self._lease_until = now + LEASE_SECONDS * MICROSECONDS_PER_SECOND if claimed else 0
+        return claimed

@@ -1,0 +1,131 @@
+"""Column types, tables and multi-row writes that mean the same on SQLite, MariaDB and MySQL 8.
+
+A batch of any size is written by a handful of statements with many rows each. On SQLite that is also what keeps the
+event loop alive: ``executemany`` would give up and take back the interpreter's lock once for every row.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Connection, Index, MetaData, String, Table, Text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects.sqlite import INTEGER as SQLITE_INTEGER
+from sqlalchemy.dialects.sqlite import TEXT as SQLITE_TEXT
+from sqlalchemy.types import TypeEngine
+
+IDENTIFIER_LENGTH = 64
+
+IDENTIFIER: TypeEngine[str] = (
+    String(IDENTIFIER_LENGTH)
+    .with_variant(SQLITE_TEXT(), "sqlite")
+    .with_variant(mysql.VARCHAR(IDENTIFIER_LENGTH, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+)
+"""Ids, states, currency codes, hashes: ASCII, compared byte by byte."""
+
+KEY: TypeEngine[str] = (
+    String(255)
+    .with_variant(SQLITE_TEXT(), "sqlite")
+    .with_variant(mysql.VARCHAR(255, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+)
+"""A client's own key: up to 255 visible ASCII characters, compared byte by byte."""
+
+INTEGER: TypeEngine[int] = BigInteger().with_variant(SQLITE_INTEGER(), "sqlite")
+"""Amounts in minor units, times in microseconds since the epoch, counts, flags (0 or 1)."""
+
+SHORT_TEXT: TypeEngine[str] = (
+    String(320)
+    .with_variant(SQLITE_TEXT(), "sqlite")
+    .with_variant(mysql.VARCHAR(320, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+)
+"""People's text of up to 320 characters that may be looked up: addresses, names."""
+
+LONG_TEXT: TypeEngine[str] = (
+    Text()
+    .with_variant(SQLITE_TEXT(), "sqlite")
+    .with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+)
+"""Anything longer, and JSON."""
+
+
+def table(name: str, metadata: MetaData, *parts: Column[Any] | CheckConstraint | Index | Any) -> Table:
+    """A table with our options: STRICT on SQLite, InnoDB and a binary collation elsewhere."""
+    return Table(
+        name,
+        metadata,
+        *parts,
+        sqlite_strict=True,
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+        mariadb_engine="InnoDB",
+        mariadb_charset="utf8mb4",
+        mariadb_collate="utf8mb4_bin",
+    )
+
+
+def append_only(table_name: str, dialect: str) -> Iterator[str]:
+    """DDL that makes the database itself refuse UPDATE and DELETE of the table's rows."""
+    for verb in ("UPDATE", "DELETE"):
+        trigger = f"{table_name}_no_{verb.lower()}"
+        message = f"{table_name} is append-only"
+        body = (
+            f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
+            if dialect == "sqlite"
+            else f"FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{message}'"
+        )
+        yield f"CREATE TRIGGER {trigger} BEFORE {verb} ON {table_name} {body}"
+
+
+# A few fixed sizes keep the number of different statements small, so that SQLite prepares each one once.
+_SQLITE_CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+_MYSQL_MAXIMUM_ROWS = 512
+
+
+def insert_rows(tx: Connection, into: Table, rows: Sequence[Sequence[Any]], *, columns: tuple[str, ...] = ()) -> None:
+    """Insert rows, each a sequence in the order of ``columns`` (all of the table's, where not given)."""
+    _write_rows(tx, into, columns or tuple(into.columns.keys()), rows, ())
+
+
+def upsert_rows(tx: Connection, into: Table, rows: Sequence[Sequence[Any]], *, update: tuple[str, ...]) -> None:
+    """Insert rows of all columns; where the primary key exists, set the columns named by ``update`` instead."""
+    _write_rows(tx, into, tuple(into.columns.keys()), rows, update)
+
+
+def _write_rows(
+    tx: Connection,
+    into: Table,
+    columns: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    update: tuple[str, ...],
+) -> None:
+    dialect = tx.dialect.name
+    start = 0
+    while start < len(rows):
+        size = _chunk(dialect, len(rows) - start)
+        chunk = rows[start : start + size]
+        tx.exec_driver_sql(
+            _statement(dialect, into, columns, update, size), tuple(value for row in chunk for value in row)
+        )
+        start += size
+
+
+def _chunk(dialect: str, left: int) -> int:
+    if dialect == "sqlite":
+        return next(size for size in _SQLITE_CHUNKS if size <= left)
+    return min(left, _MYSQL_MAXIMUM_ROWS)
+
+
+@lru_cache(maxsize=2048)
+def _statement(dialect: str, into: Table, columns: tuple[str, ...], update: tuple[str, ...], rows: int) -> str:
+    quoted = [f'"{name}"' if dialect == "sqlite" else f"`{name}`" for name in columns]
+    mark = "?" if dialect == "sqlite" else "%s"
+    row = f"({', '.join([mark] * len(columns))})"
+    insert = f"INSERT INTO {into.name} ({', '.join(quoted)}) VALUES {', '.join([row] * rows)}"
+    if not update:
+        return insert
+    if dialect == "sqlite":
+        key = ", ".join(f'"{column.name}"' for column in into.primary_key)
+        return f"{insert} ON CONFLICT ({key}) DO UPDATE SET " + ", ".join(f'"{c}" = excluded."{c}"' for c in update)
+    # VALUES() is what MariaDB and MySQL 8 both understand here; MySQL's newer row alias is unknown to MariaDB.
+    return f"{insert} ON DUPLICATE KEY UPDATE " + ", ".join(f"`{c}` = VALUES(`{c}`)" for c in update)

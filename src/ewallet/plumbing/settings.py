@@ -1,0 +1,212 @@
+"""Configuration: environment variables, an optional TOML file, and defaults that work as they are.
+
+Every setting is one field of :class:`Settings`; its variable is ``EWALLET_`` and the field's name in capitals. The file
+is named by ``EWALLET_CONFIG`` and holds the same names in lower case without the prefix (``port = 9000``). The
+environment wins over the file, the file over the default.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+PREFIX = "EWALLET_"
+CONFIG_VARIABLE = "EWALLET_CONFIG"
+SERVICES = ("auth", "wallet", "payment", "notification")
+"""The services that own a database, in the order in which they start."""
+
+MINIMUM_SECRET_LENGTH = 32
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message is one sentence for the person who starts the program."""
+
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Rate = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[int, Meta(ge=1)]
+
+
+def described(description: str) -> Meta:
+    """The sentence that README and ``--help`` show for a setting."""
+    return Meta(description=description)
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be configured."""
+
+    data: Annotated[str, described("folder of the SQLite files and generated secrets")] = "data"
+    host: Annotated[str, described("address to listen on")] = "127.0.0.1"
+    port: Annotated[Port, described("port of the gateway (`up`) or of the one service (`serve`)")] = 8080
+    public_url: Annotated[str, described("address under which clients reach the gateway; empty: host and port")] = ""
+    environment: Annotated[
+        str, Meta(pattern="^(development|production)$"), described("`development` or `production`")
+    ] = "development"
+    log_level: Annotated[
+        str, Meta(pattern="^(debug|info|warning|error)$"), described("`debug`, `info`, `warning` or `error`")
+    ] = "info"
+    log_format: Annotated[
+        str,
+        Meta(pattern="^(auto|json|pretty)$"),
+        described("`json`, `pretty`, or `auto`: pretty on a terminal, JSON elsewhere"),
+    ] = "auto"
+    admin_email: Annotated[str, described("e-mail address of the first administrator, made at start")] = ""
+    admin_password: Annotated[str, described("password of the first administrator, at least 12 characters")] = ""
+    bcrypt_cost: Annotated[int, Meta(ge=4, le=16), described("work factor of password hashes (2^cost rounds)")] = 12
+    access_token_seconds: Annotated[Seconds, described("lifetime of an access token")] = 600
+    refresh_token_seconds: Annotated[Seconds, described("lifetime of a session without use")] = 30 * 24 * 3600
+    login_failures: Annotated[
+        int, Meta(ge=1), described("failed logins for one e-mail address in 15 minutes before it must wait")
+    ] = 10
+    login_failures_per_address: Annotated[
+        int, Meta(ge=1), described("failed logins from one network address in 15 minutes before it must wait")
+    ] = 200
+    rate_per_user: Annotated[Rate, described("requests per second for one user, 0 for no limit")] = 100
+    rate_per_address: Annotated[Rate, described("requests per second from one network address, 0 for no limit")] = 500
+    trusted_proxies: Annotated[
+        str, described("comma-separated addresses of proxies whose `X-Forwarded-For` is believed")
+    ] = ""
+    fee_basis_points: Annotated[
+        int,
+        Meta(ge=0, le=10_000),
+        described("fee in hundredths of a percent of the amount, where `fees` has no entry"),
+    ] = 200
+    fees: Annotated[
+        str,
+        described("fees by currency as `USD=200+30,JPY=150+0`: basis points plus a fixed part in minor units"),
+    ] = ""
+    request_seconds: Annotated[Seconds, described("time after which the gateway answers 504")] = 10
+    auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
+    wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""
+    payment_database_url: Annotated[str, described("database of payment; empty: SQLite in the data folder")] = ""
+    notification_database_url: Annotated[
+        str, described("database of notification; empty: SQLite in the data folder")
+    ] = ""
+    auth_url: Annotated[str, described("address of the auth service, for services that run alone")] = ""
+    wallet_url: Annotated[str, described("address of the wallet service, for services that run alone")] = ""
+    payment_url: Annotated[str, described("address of the payment service, for services that run alone")] = ""
+    notification_url: Annotated[str, described("address of the notification service, for services that run alone")] = ""
+    internal_secret: Annotated[
+        str,
+        described("secret with which services know each other, at least 32 characters; empty: made in the data folder"),
+    ] = ""
+
+    @property
+    def data_folder(self) -> Path:
+        """The data folder as a path."""
+        return Path(self.data).expanduser()
+
+    def database_url(self, service: str) -> str:
+        """The database of a service: as configured, or a SQLite file in the data folder."""
+        configured: str = getattr(self, f"{service}_database_url")
+        return configured or f"sqlite:///{self.data_folder.absolute() / f'{service}.sqlite3'}"
+
+    def service_url(self, service: str) -> str:
+        """Where a service that runs alone is reached; SettingsError where that is not configured."""
+        url: str = getattr(self, f"{service}_url")
+        if not url:
+            raise SettingsError(f"{variable(f'{service}_url')} is needed: the address of the {service} service.")
+        return url.rstrip("/")
+
+
+class DocumentedSetting(NamedTuple):
+    """One row of the table of settings in the README."""
+
+    variable: str
+    default: str
+    description: str
+
+
+def variable(field_name: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field_name.upper()
+
+
+def documented_settings() -> list[DocumentedSetting]:
+    """Every setting with its default and its sentence, in the order of the definition."""
+    hints = get_type_hints(Settings, include_extras=True)
+    return [
+        DocumentedSetting(variable(field.name), str(field.default), _description(hints[field.name]))
+        for field in msgspec.structs.fields(Settings)
+    ]
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings; SettingsError names the first one that is wrong and says what it should be."""
+    values: dict[str, Any] = _from_file(environment.get(CONFIG_VARIABLE, ""))
+    for name in (field.name for field in msgspec.structs.fields(Settings)):
+        if variable(name) in environment:
+            values[name] = environment[variable(name)]
+    settings = _convert(values)
+    _check_together(settings)
+    return settings
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{CONFIG_VARIABLE} names {path}, which cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from error
+
+
+def _convert(values: dict[str, Any]) -> Settings:
+    """All at once; where that fails, one by one, so that the message can name the variable."""
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError:
+        pass
+    known = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingsError(f"The settings file has an unknown name: {name}.")
+        try:
+            msgspec.convert(value, known[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"{variable(name)} is wrong: {error} (given: {_shown(name, value)}).") from error
+    raise SettingsError("The settings cannot be read.")
+
+
+def _shown(name: str, value: object) -> str:
+    """A value for an error message; secrets are not repeated."""
+    return "hidden" if name.endswith(("_secret", "_password", "_database_url")) else repr(value)
+
+
+def _check_together(settings: Settings) -> None:
+    """Rules that need more than one setting, or more than a pattern."""
+    if bool(settings.admin_email) != bool(settings.admin_password):
+        raise SettingsError("EWALLET_ADMIN_EMAIL and EWALLET_ADMIN_PASSWORD belong together: set both or neither.")
+    if settings.internal_secret and len(settings.internal_secret) < MINIMUM_SECRET_LENGTH:
+        raise SettingsError(f"EWALLET_INTERNAL_SECRET is too short: at least {MINIMUM_SECRET_LENGTH} characters.")
+    for service in SERVICES:
+        url = settings.database_url(service)
+        if not url.startswith(("sqlite:///", "mysql://")):
+            raise SettingsError(
+                f"{variable(f'{service}_database_url')} must look like mysql://user:password@host:port/database "
+                "or sqlite:///path."
+            )
+    if settings.environment == "production" and not settings.internal_secret:
+        raise SettingsError(
+            "EWALLET_INTERNAL_SECRET must be set when EWALLET_ENVIRONMENT is production: "
+            "make one with `openssl rand -base64 48`."
+        )
+    if settings.environment == "production" and settings.bcrypt_cost < MINIMUM_PRODUCTION_BCRYPT_COST:
+        raise SettingsError(
+            f"EWALLET_BCRYPT_COST is below {MINIMUM_PRODUCTION_BCRYPT_COST}: too cheap to guess outside development."
+        )
+
+
+MINIMUM_PRODUCTION_BCRYPT_COST = 10
+
+
+def _description(hint: Any) -> str:
+    """The sentence in the annotation; ``Annotated`` keeps its marks in order, the description is the last."""
+    texts: list[str] = [mark.description for mark in hint.__metadata__ if getattr(mark, "description", None)]
+    return texts[-1]

@@ -1,0 +1,78 @@
+"""Logs and metrics: one JSON object a line with the request's id on it, and Prometheus counters.
+
+Secrets do not reach a log: nothing here logs bodies or headers, and :func:`configure_logging` blanks the values of
+fields whose names say that they are secret.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from ewallet.plumbing.json import encode
+
+REQUESTS = Counter("ewallet_requests_total", "Answered requests.", ["service", "method", "route", "status"])
+REQUEST_SECONDS = Histogram(
+    "ewallet_request_seconds",
+    "Time from a request's first byte to its answer's last.",
+    ["service", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+BATCH_SIZE = Histogram(
+    "ewallet_batch_size",
+    "Items in one transaction.",
+    ["database"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+BATCH_SECONDS = Histogram(
+    "ewallet_batch_seconds",
+    "Time of one transaction, its commit included.",
+    ["database"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+QUEUE_DEPTH = Gauge("ewallet_queue_depth", "Items waiting for a transaction.", ["database"])
+OUTBOX_DELIVERED = Counter("ewallet_outbox_delivered_total", "Events taken by notification.", ["service"])
+OUTBOX_DEAD = Counter("ewallet_outbox_dead_total", "Events given up and kept in the dead-letter list.", ["service"])
+PAYMENTS_RECOVERED = Counter("ewallet_payments_recovered_total", "Payments finished by recovery.", ["status"])
+WORKER_ERRORS = Counter("ewallet_worker_errors_total", "Rounds of background work that failed.", ["worker"])
+
+_SECRET_WORDS = ("password", "secret", "token", "authorization", "private")
+
+
+def configure_logging(level: str, log_format: str) -> None:
+    """Set up structlog once for the process; ``auto`` is pretty on a terminal and JSON elsewhere."""
+    pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
+    # Tracebacks are plain: the rich ones print local variables, and with them passwords and tokens.
+    renderers: list[structlog.types.Processor] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if pretty
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _blank_secrets,
+            *renderers,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries use the standard logging; only what needs a person's eye comes through.
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+
+
+def _json(fields: Any, **_options: Any) -> str:
+    return encode(fields).decode()
+
+
+def _blank_secrets(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name in fields:
+        if any(word in name.lower() for word in _SECRET_WORDS):
+            fields[name] = "hidden"
+    return fields
