@@ -21,7 +21,7 @@ class Reason(StrEnum):
 
     MALFORMED_REQUEST = "malformed-request"
     IDEMPOTENCY_KEY_INVALID = "idempotency-key-invalid"
-    INVALID_TOKEN = "invalid-token"
+    INVALID_TOKEN = "invalid-token"  # noqa: S105  # the name of a problem
     INVALID_CREDENTIALS = "invalid-credentials"
     INSUFFICIENT_FUNDS = "insufficient-funds"
     FORBIDDEN = "forbidden"

@@ -121,7 +121,8 @@ def _statement(dialect: str, into: Table, columns: tuple[str, ...], update: tupl
     quoted = [f'"{name}"' if dialect == "sqlite" else f"`{name}`" for name in columns]
     mark = "?" if dialect == "sqlite" else "%s"
     row = f"({', '.join([mark] * len(columns))})"
-    insert = f"INSERT INTO {into.name} ({', '.join(quoted)}) VALUES {', '.join([row] * rows)}"
+    into_columns = f"{into.name} ({', '.join(quoted)})"
+    insert = f"INSERT INTO {into_columns} VALUES {', '.join([row] * rows)}"  # noqa: S608  # names are ours, values are bound
     if not update:
         return insert
     if dialect == "sqlite":

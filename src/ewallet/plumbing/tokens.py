@@ -18,7 +18,7 @@ from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 ISSUER = "ewallet"
 AUDIENCE = "ewallet"
 ALGORITHM = "ES256"
-TOKEN_TYPE = "at+jwt"
+TOKEN_TYPE = "at+jwt"  # noqa: S105  # the media type of RFC 9068
 REQUIRED_CLAIMS = ["iss", "sub", "aud", "exp", "iat", "jti", "role"]
 
 REMEMBERED_TOKENS = 20_000

@@ -186,7 +186,7 @@ IdempotencyKeyHeader = Annotated[
     str | None,
     Parameter(
         header="Idempotency-Key",
-        description="1–255 visible ASCII characters, quoted or bare. The same key with the same request gets the first "
+        description="1 to 255 visible ASCII characters, quoted or bare. The same key with the same request gets the first "
         "answer again and moves nothing.",
     ),
 ]
