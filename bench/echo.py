@@ -1,4 +1,4 @@
-"""The HTTP ceiling: a bare ASGI application behind the same server that reads a body and answers with a payment's bytes."""
+"""The HTTP ceiling: a bare ASGI application behind the same server, answering with as many bytes as a payment has."""
 
 from typing import Any
 
