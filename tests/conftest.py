@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("house")
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
     """Give a folder for this run, in memory if possible: no test is about disks."""
-    memory = Path("/dev/shm")  # noqa: S108 - only a folder of our own, with a random name, is made in it
+    memory = Path("/dev/shm")  # noqa: S108  # only a folder of our own, with a random name, is made in it
     parent = memory if _has_room(memory) else Path(tempfile.gettempdir())
     _remove_leftovers(parent)
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=parent) as folder:

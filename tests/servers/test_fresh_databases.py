@@ -57,9 +57,7 @@ def test_a_mariadb_database_is_gone_when_its_test_is_over(mariadb: MariaDB) -> N
         engine_of(url).connect()
 
 
-def test_a_transaction_left_open_is_reported_at_the_drop(
-    mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transaction_left_open_is_reported_at_the_drop(mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.servers.mariadb.LOCK_WAIT_SECONDS", 0)
     database = mariadb.database()
     connection = engine_of(database.__enter__()).connect()
