@@ -105,6 +105,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         configured: str = getattr(self, f"{service}_database_url")
         return configured or f"sqlite:///{self.data_folder.absolute() / f'{service}.sqlite3'}"
 
+    @property
+    def gateway_url(self) -> str:
+        """Where clients reach the gateway: as configured, or the address and port that it listens on."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        # Listening on every address includes this machine's own.
+        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104  # compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
     def service_url(self, service: str) -> str:
         """Where a service that runs alone is reached; SettingsError where that is not configured."""
         url: str = getattr(self, f"{service}_url")
