@@ -12,6 +12,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler
 
 from ewallet import __version__
+from ewallet.plumbing.http.addresses import TrustedProxies
 from ewallet.plumbing.http.bodies import StrictBody
 from ewallet.plumbing.http.contract import BEARER, check_request
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
@@ -25,8 +26,10 @@ Service = TypeVar("Service")
 
 @dataclass(frozen=True, slots=True)
 class House(Generic[Service]):
-    """A service that has been put together: its use cases, which other services in this process call directly, and
-    its HTTP side. Its databases and workers live as long as the application's lifespan.
+    """A service that has been put together.
+
+    ``service`` are its use cases, which other services in this process call directly; ``application`` is its HTTP side,
+    and its databases and workers live as long as the application's lifespan.
     """
 
     name: str
@@ -45,12 +48,13 @@ def service_application(
     verifier: Verifier,
     internal_secret: str,
     lifespan: Sequence[Lifespan] = (),
+    trusted_proxies: TrustedProxies = (),
 ) -> Litestar:
     """Litestar, set up so that every service answers in the same way."""
     return Litestar(
         route_handlers=list(routes),
         lifespan=list(lifespan),
-        state=State({"verifier": verifier, "internal_secret": internal_secret}),
+        state=State({"verifier": verifier, "internal_secret": internal_secret, "trusted_proxies": trusted_proxies}),
         dto=StrictBody,
         return_dto=None,
         before_request=check_request,

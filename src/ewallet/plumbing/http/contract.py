@@ -16,6 +16,7 @@ from litestar.utils import get_enum_string_value
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.errors import Reason, Refusal, Refused, invalid
+from ewallet.plumbing.http.addresses import address_of
 from ewallet.plumbing.http.problems import REQUEST_ID_SCOPE_KEY, documented_problems
 from ewallet.plumbing.tokens import Verifier, verify_internal
 
@@ -78,6 +79,11 @@ def request_id_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     """The id of this request, as it is in the answer and on every log line."""
     request_id: str = request.scope[REQUEST_ID_SCOPE_KEY]  # type: ignore[literal-required]  # our own key in the ASGI scope
     return request_id
+
+
+def client_address(request: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """The network address of the client, as far as our own proxies vouch for it; what limits on guessing count by."""
+    return address_of(request.scope, request.app.state.trusted_proxies)
 
 
 async def _require_role(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -186,8 +192,8 @@ IdempotencyKeyHeader = Annotated[
     str | None,
     Parameter(
         header="Idempotency-Key",
-        description="1 to 255 visible ASCII characters, quoted or bare. The same key with the same request gets the first "
-        "answer again and moves nothing.",
+        description="1 to 255 visible ASCII characters, quoted or bare. The same key with the same request gets the "
+        "first answer again and moves nothing.",
     ),
 ]
 
