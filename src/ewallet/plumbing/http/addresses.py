@@ -1,30 +1,40 @@
 """Whose request it is, as far as the network knows."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from typing import Any, TypeAlias
+
+from litestar.types import Scope
 
 FORWARDED_FOR = b"x-forwarded-for"
 
+TrustedProxies: TypeAlias = Collection[str]
+"""The addresses of proxies whose ``X-Forwarded-For`` is believed."""
 
-def trusted_proxies(setting: str) -> frozenset[str]:
-    """The addresses in the setting ``trusted_proxies``."""
+
+def trusted_proxies(setting: str) -> TrustedProxies:
+    """The addresses in the setting ``trusted_proxies``, which separates them by commas."""
     return frozenset(address for text in setting.split(",") if (address := text.strip()))
 
 
-def forwarded_chain(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+def forwarded_chain(scope: Scope) -> list[str]:
     """The addresses in ``X-Forwarded-For``, in the order in which proxies appended them."""
-    values = b",".join(value for name, value in headers if name == FORWARDED_FOR).decode("latin-1")
+    values = b",".join(value for name, value in scope["headers"] if name == FORWARDED_FOR).decode("latin-1")
     return [address for text in values.split(",") if (address := text.strip())]
 
 
-def client_address(peer: str, forwarded_for: Iterable[tuple[bytes, bytes]], trusted: Collection[str]) -> str:
-    """The address that a limit counts: the peer, or what proxies of ours say about it.
+def peer_of(scope: Scope) -> str:
+    """The address at the other end of the connection; empty where the server does not know it (a Unix socket)."""
+    client: tuple[Any, ...] | None = scope["client"]
+    return str(client[0]) if client else ""
 
-    ``forwarded_for`` are the request's headers. Only the part of ``X-Forwarded-For`` that trusted proxies wrote is
-    believed: from its right end to the first address that is no proxy of ours. Anybody can write the rest.
+
+def address_of(scope: Scope, trusted: TrustedProxies) -> str:
+    """The client's address: the peer, or what proxies of ours say about it.
+
+    Only the part of ``X-Forwarded-For`` that trusted proxies wrote is believed: from its right end to the first address
+    that is no proxy of ours. Anybody can write the rest.
     """
+    peer = peer_of(scope)
     if peer not in trusted:
         return peer
-    for address in reversed(forwarded_chain(forwarded_for)):
-        if address not in trusted:
-            return address
-    return peer
+    return next((address for address in reversed(forwarded_chain(scope)) if address not in trusted), peer)
