@@ -1,0 +1,162 @@
+"""Notification's use cases."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import DBAPIError
+
+from ewallet.kernel.caller import Caller
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
+from ewallet.kernel.errors import Refusal, invalid, not_found
+from ewallet.kernel.ids import derived_id, is_id
+from ewallet.notification import store
+from ewallet.notification.domain import Unrenderable, render
+from ewallet.notification.messages import Notification, NotificationList
+from ewallet.notification.senders import Listener, Listeners
+from ewallet.plumbing.batching import Batcher
+from ewallet.plumbing.database import Database
+from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
+from ewallet.plumbing.json import encode
+from ewallet.plumbing.outbox import Event, Undeliverable
+
+HEARTBEAT_SECONDS = 15
+"""Proxies close a connection that is silent for longer; half a minute is a common bound."""
+
+STREAM_PAGE = 100
+"""How many missed notifications a stream reads at once."""
+
+Position = tuple[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
+"""Where a page of the inbox ends: a place in the sequence."""
+
+
+class NotificationService:
+    """The inboxes and their streams; satisfies ``NotificationClient`` for services in this process."""
+
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._batcher: Batcher[Sequence[store.NewNotification], None] = Batcher(database, _add)
+        self.listeners = Listeners()
+
+    async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
+        """Tell each recipient of each event once, however often it is handed over; see ``NotificationClient``."""
+        outcomes = await asyncio.gather(*(self._take(event) for event in events))
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def _take(self, event: Event) -> Undeliverable | None:
+        try:
+            notifications = _notifications(event)
+            await self._batcher.submit(notifications)
+        except (Unrenderable, DBAPIError) as error:
+            # The database refuses only what the sender should never have written, an id too long for example.
+            return Undeliverable(event.id, str(error))
+        self.listeners.wake(notification.user_id for notification in notifications)
+        return None
+
+    async def inbox(
+        self, caller: Caller, *, unread: bool | None, limit: int, cursor: str | None
+    ) -> NotificationList | Refusal:
+        """The caller's notifications, newest first; ``unread`` keeps those not read (True) or read (False).
+
+        Refused with ``validation-error`` for a cursor that is none.
+        """
+        before = decode_cursor(cursor, Position)[0] if cursor is not None else None
+        rows = await self._database.reading(
+            lambda tx: store.page(tx, caller.subject, unread=unread, before=before, limit=limit + 1)
+        )
+        return NotificationList(
+            items=[_notification(row) for row in rows[:limit]],
+            next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
+        )
+
+    async def mark_read(self, caller: Caller, notification_id: str) -> Refusal | None:
+        """Mark one of the caller's notifications as read; harmless when repeated. Refused with ``not-found``."""
+        if not is_id(notification_id, "ntf"):
+            return not_found("notification")
+        now = self._clock()
+        return await self._database.writing(lambda tx: store.mark_read(tx, caller.subject, notification_id, now))
+
+    async def stream(
+        self, caller: Caller, *, after: str | None, until: int
+    ) -> AsyncIterator[Notification | None] | Refusal:
+        """The caller's notifications as they come, oldest first, until the token expires (``until``, microseconds).
+
+        Starts with those that came after the notification ``after``, or, without it, with the next one. None is a
+        heartbeat. Refused with ``validation-error`` where ``after`` is none of the caller's notifications,
+        ``too-many-requests`` where the caller has too many streams.
+        """
+        place = await self._database.reading(lambda tx: _starting_place(tx, caller.subject, after))
+        if place is None:
+            return invalid("Last-Event-ID", "This is not the id of one of your notifications.")
+        listener = self.listeners.open(caller.subject)
+        if isinstance(listener, Refusal):
+            return listener
+        return self._follow(caller.subject, listener, place, until)
+
+    async def _follow(
+        self, user_id: str, listener: Listener, place: int, until: int
+    ) -> AsyncIterator[Notification | None]:
+        """Read what the database has, then wait for a wake: what is told never depends on what a process remembers."""
+        try:
+            while not listener.ended and (microseconds_left := until - self._clock()) > 0:
+                rows = await self._database.reading(lambda tx: store.following(tx, user_id, place, limit=STREAM_PAGE))  # noqa: B023  # awaited in the same round
+                for row in rows:
+                    yield _notification(row)
+                    place = row.sequence
+                if not rows and not await listener.news(
+                    min(HEARTBEAT_SECONDS, microseconds_left / MICROSECONDS_PER_SECOND)
+                ):
+                    yield None
+        finally:
+            self.listeners.close(user_id, listener)
+
+    def end_streams(self) -> None:
+        """Close every stream now; called when the process is asked to stop, before its server waits for answers."""
+        self.listeners.end()
+
+
+def _add(tx: Connection, events: Sequence[Sequence[store.NewNotification]]) -> Sequence[None]:
+    store.add(tx, [notification for notifications in events for notification in notifications])
+    return [None] * len(events)
+
+
+def _notifications(event: Event) -> list[store.NewNotification]:
+    """The notifications of one event, the same ones every time. Unrenderable: it cannot be put into words."""
+    data = encode(event.data).decode()
+    notifications = []
+    for recipient in dict.fromkeys(event.recipients):
+        text = render(event.name, event.data, recipient)
+        notifications.append(
+            store.NewNotification(
+                id=derived_id("ntf", event.id, recipient),
+                user_id=recipient,
+                event=event.name,
+                title=text.title,
+                body=text.body,
+                data=data,
+                created_at=event.occurred_at,
+            )
+        )
+    return notifications
+
+
+def _starting_place(tx: Connection, user_id: str, after: str | None) -> int | None:
+    if after is None:
+        return store.last_place(tx)
+    return store.place_of(tx, user_id, after) if is_id(after, "ntf") else None
+
+
+def _notification(row: Row[Any]) -> Notification:
+    return Notification(
+        notification_id=row.id,
+        event=row.event,
+        title=row.title,
+        body=row.body,
+        data=msgspec.json.decode(row.data),
+        read_at=None if row.read_at is None else rfc3339(row.read_at),
+        created_at=rfc3339(row.created_at),
+    )
