@@ -32,7 +32,8 @@ MAXIMUM_SECONDS = 5.0
 
 LOCK_WAIT_SECONDS = 3
 
-# 1213 deadlock, 1205 lock wait, 1020 row changed since read, 1047 node not ready (Galera), 1053 shutdown, 1927 and 2006 and 2013 and 2055 connection lost, 2003 cannot connect, 4031 disconnected for inactivity, 0 closed socket.
+# 1213 deadlock, 1205 lock wait, 1020 row changed since it was read, 1047 node not ready (Galera), 1053 shutdown,
+# 1927, 2006, 2013 and 2055 connection lost, 2003 cannot connect, 4031 disconnected when idle, 0 closed socket.
 _TRANSIENT_MYSQL = frozenset({0, 1020, 1047, 1053, 1205, 1213, 1927, 2003, 2006, 2013, 2055, 4031})
 _TRANSIENT_SQLITE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE_PRIMARY_CODE = 0xFF
@@ -109,6 +110,10 @@ class Database:
     async def in_writer_thread(self, call: Callable[[], Result]) -> Result:
         """Run a call that itself calls :meth:`transact`, in the writer thread."""
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call)
+
+    async def ping(self) -> None:
+        """Return when the database answers; DatabaseUnavailable when it does not."""
+        await self.reading(lambda tx: tx.exec_driver_sql("SELECT 1").scalar())
 
     def close(self) -> None:
         """Finish what is under way, then close every connection."""

@@ -5,9 +5,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler
 
@@ -16,7 +17,9 @@ from ewallet.plumbing.http.addresses import TrustedProxies
 from ewallet.plumbing.http.bodies import StrictBody
 from ewallet.plumbing.http.contract import BEARER, check_request
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
+from ewallet.plumbing.http.operations import Check, operations
 from ewallet.plumbing.http.problems import render_error
+from ewallet.plumbing.json import encode
 from ewallet.plumbing.tokens import Verifier
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
@@ -49,10 +52,11 @@ def service_application(
     internal_secret: str,
     lifespan: Sequence[Lifespan] = (),
     trusted_proxies: TrustedProxies = (),
+    ready: Check | None = None,
 ) -> Litestar:
-    """Litestar, set up so that every service answers in the same way."""
+    """Litestar, set up so that every service answers in the same way; with ``ready``, the operators' pages too."""
     return Litestar(
-        route_handlers=list(routes),
+        route_handlers=[*routes, *(operations(ready) if ready else ())],
         lifespan=list(lifespan),
         state=State({"verifier": verifier, "internal_secret": internal_secret, "trusted_proxies": trusted_proxies}),
         dto=StrictBody,
@@ -72,7 +76,7 @@ def _openapi(name: str) -> OpenAPIConfig:
         title=f"ewallet {name}",
         version=__version__,
         path=OPENAPI_PATH,
-        render_plugins=[],
+        render_plugins=[_Document()],
         use_handler_docstrings=True,
         components=Components(security_schemes={BEARER: bearer}),
     )
@@ -80,5 +84,29 @@ def _openapi(name: str) -> OpenAPIConfig:
 
 def openapi_document(application: Litestar) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a service."""
-    document: dict[str, Any] = application.openapi_schema.to_schema()
+    document: dict[str, Any] = _whole_numbers(application.openapi_schema.to_schema())
     return document
+
+
+class _Document(JsonRenderPlugin):
+    """Litestar's page for the document, with :func:`openapi_document`'s numbers."""
+
+    def render(
+        self,
+        request: Request[Any, Any, Any],  # noqa: ARG002  # Litestar's signature
+        openapi_schema: dict[str, Any],
+    ) -> bytes:
+        return encode(_whole_numbers(openapi_schema))
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Litestar turns every bound into a float; ours are integers, and a reader should see ``1000``, not ``1000.0``."""
+    match value:
+        case dict():
+            return {name: _whole_numbers(member) for name, member in value.items()}
+        case list():
+            return [_whole_numbers(member) for member in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value

@@ -47,8 +47,11 @@ class StrictBody(AbstractDTO[Any]):
     def create_openapi_schema(
         cls, field_definition: FieldDefinition, handler_id: str, schema_creator: Any
     ) -> Reference | Schema:
-        """The schema of the struct itself."""
+        """The schema of the struct itself, which says when unknown members are refused."""
         schema: Reference | Schema = schema_creator.for_field_definition(field_definition)
+        if field_definition.annotation.__struct_config__.forbid_unknown_fields:
+            registered = schema_creator.schema_registry.get_schema_for_field_definition(field_definition)
+            registered.additional_properties = False
         return schema
 
     @classmethod

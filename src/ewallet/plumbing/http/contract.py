@@ -158,7 +158,7 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
             raise Refused(Refusal(Reason.UNSUPPORTED_MEDIA_TYPE, f"The body must be sent as Content-Type: {needed}."))
     accept = request.headers.get("accept")
     if accept is not None and accept != "*/*":
-        _check_acceptable(accept, get_enum_string_value(handler.media_type))
+        _check_acceptable(accept, handler.opt.get(PRODUCES) or (get_enum_string_value(handler.media_type),))
 
 
 def _check_query(request: Request[Any, Any, Any], known: frozenset[str]) -> None:
@@ -171,15 +171,24 @@ def _check_query(request: Request[Any, Any, Any], known: frozenset[str]) -> None
             raise Refused(invalid(name, f"{name!r} is given more than once."))
 
 
-def _check_acceptable(accept: str, produced: str) -> None:
-    """RFC 9110, section 12.5.1, as far as one representation needs it: a range that matches and is not refused."""
+def _check_acceptable(accept: str, produced: Sequence[str]) -> None:
+    """Whether the client takes any of the media types that an endpoint can answer with."""
+    if not any(accepts(accept, media_type) for media_type in produced):
+        raise Refused(Refusal(Reason.NOT_ACCEPTABLE, f"This endpoint answers with {' or '.join(produced)}."))
+
+
+def accepts(accept: str, produced: str) -> bool:
+    """Whether an ``Accept`` header has a range that matches a media type and is not refused (RFC 9110, 12.5.1)."""
     main_type = produced.partition("/")[0]
     for media_range in accept.lower().split(","):
         name, *parameters = (part.strip() for part in media_range.split(";"))
         if name in (produced, f"{main_type}/*", "*/*") and not any(_ZERO_QUALITY.match(p) for p in parameters):
-            return
-    raise Refused(Refusal(Reason.NOT_ACCEPTABLE, f"This endpoint answers with {produced}."))
+            return True
+    return False
 
+
+PRODUCES = "produces"
+"""Key of a handler's ``opt``: its media types, where it answers with more than one."""
 
 _ZERO_QUALITY = re.compile(r"^q=0(\.0{0,3})?$")
 

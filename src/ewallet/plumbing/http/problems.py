@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -60,6 +60,130 @@ TITLES: Mapping[Reason, str] = {
     Reason.SERVICE_UNAVAILABLE: "The service is not available",
     Reason.TIMEOUT: "The answer took too long",
 }
+
+
+class Explanation(NamedTuple):
+    """What a problem means and what to do about it, for the person who looks it up."""
+
+    meaning: str
+    advice: str
+
+
+EXPLANATIONS: Mapping[Reason, Explanation] = {
+    Reason.MALFORMED_REQUEST: Explanation(
+        "The request could not be read at all: the body is not JSON, a key is in it twice, it is missing or did not "
+        "arrive in time, or a header is broken.",
+        "Read the detail, correct the request and send it again. Nothing was done.",
+    ),
+    Reason.IDEMPOTENCY_KEY_INVALID: Explanation(
+        "The Idempotency-Key header is not one value of 1 to 255 visible ASCII characters.",
+        "Send one key, for example a UUID, with or without double quotes. Nothing was done.",
+    ),
+    Reason.INVALID_TOKEN: Explanation(
+        "The request needs an access token, and it has none, or one that is expired, damaged or not ours.",
+        "Log in, or use the refresh token, and send the new one as Authorization: Bearer and the access token.",
+    ),
+    Reason.INVALID_CREDENTIALS: Explanation(
+        "The e-mail address and the password, the refresh token, or the client's id and secret do not belong together. "
+        "Which part is wrong is not told.",
+        "Check the credentials. After too many failures you must wait some minutes.",
+    ),
+    Reason.INSUFFICIENT_FUNDS: Explanation(
+        "The wallet has less money available than this needs. Money that is held for other payments is not available.",
+        "Put money into the wallet, then try again as a new payment with a new idempotency key.",
+    ),
+    Reason.FORBIDDEN: Explanation(
+        "The token is valid, but its role may not do this at all: customers pay, merchants receive, administrators "
+        "look after the platform.",
+        "Use an account with the right role. The API's description names it for every call.",
+    ),
+    Reason.NOT_FOUND: Explanation(
+        "There is nothing at this address, or it belongs to somebody else: the two look alike on purpose.",
+        "Check the address and the identifier, and that the token is that of the owner.",
+    ),
+    Reason.METHOD_NOT_ALLOWED: Explanation(
+        "The address exists, but does not take this method.",
+        "Use one of the methods in the Allow header of the answer.",
+    ),
+    Reason.NOT_ACCEPTABLE: Explanation(
+        "The Accept header does not allow the media type in which this call answers.",
+        "Accept application/json and application/problem+json, or leave the header out.",
+    ),
+    Reason.CONTENT_TOO_LARGE: Explanation(
+        "The body is over 64 KiB, which no call needs.",
+        "Send less. Nothing was done.",
+    ),
+    Reason.URI_TOO_LONG: Explanation(
+        "The address with its query is over 8 KiB.",
+        "Send less in the query.",
+    ),
+    Reason.UNSUPPORTED_MEDIA_TYPE: Explanation(
+        "The body was not sent as the media type that this call reads.",
+        "Send JSON with Content-Type: application/json. Only the call for a service token takes a form.",
+    ),
+    Reason.HEADER_TOO_LARGE: Explanation(
+        "The headers together are over 16 KiB.",
+        "Send fewer or shorter headers; often it is a pile of cookies, which this API does not use.",
+    ),
+    Reason.WALLET_FROZEN: Explanation(
+        "The wallet is frozen: no money enters or leaves it until an administrator unfreezes it.",
+        "Ask support why. Repeating the request does not help while the wallet is frozen.",
+    ),
+    Reason.WALLET_CLOSED: Explanation(
+        "The wallet is closed for good.",
+        "Nothing can be paid from it or to it; use another wallet.",
+    ),
+    Reason.REQUEST_IN_PROGRESS: Explanation(
+        "A request with the same idempotency key is still running.",
+        "Wait as long as Retry-After says, then send the same request with the same key: it gets the first answer.",
+    ),
+    Reason.INVALID_STATE: Explanation(
+        "What you asked for is possible, but not in the state in which the thing is now.",
+        "Read its state again; the detail says what stands in the way.",
+    ),
+    Reason.EMAIL_TAKEN: Explanation(
+        "There is an account with this e-mail address already.",
+        "Log in with it, or register with another address.",
+    ),
+    Reason.VALIDATION_ERROR: Explanation(
+        "The request is well formed, but a field or parameter has a value that is not allowed, is missing, or is not "
+        "known here.",
+        "The list errors names each field and what is wrong with it. Nothing was done.",
+    ),
+    Reason.CURRENCY_MISMATCH: Explanation(
+        "The wallet has no balance in this currency, and money is never converted.",
+        "Pay in a currency that both sides hold, or open a balance in it first.",
+    ),
+    Reason.UNKNOWN_MERCHANT: Explanation(
+        "No merchant has this id. Paying a customer, or oneself, is refused in the same way.",
+        "Check the merchantId. A new attempt is a new payment with a new idempotency key.",
+    ),
+    Reason.IDEMPOTENCY_KEY_REUSED: Explanation(
+        "The key, or the reference that acts as one, was used before, for another request.",
+        "Use a new key for a new request; use the old key only to repeat exactly the same one.",
+    ),
+    Reason.AMOUNT_TOO_SMALL: Explanation(
+        "The fee would take the whole amount, and nothing would reach the merchant.",
+        "Pay a larger amount. Nothing was done.",
+    ),
+    Reason.TOO_MANY_REQUESTS: Explanation(
+        "You, or your network address, sent more requests than the limit allows.",
+        "Wait as long as Retry-After says, then go on more slowly. This request was not carried out.",
+    ),
+    Reason.INTERNAL_ERROR: Explanation(
+        "Something is broken on our side. It has been logged under the request's id.",
+        "Tell support the requestId. A payment can be repeated safely with the same idempotency key.",
+    ),
+    Reason.SERVICE_UNAVAILABLE: Explanation(
+        "A part of the platform is overloaded, is being restarted, or cannot be reached.",
+        "Wait as long as Retry-After says, then repeat the request, with the same idempotency key if it had one.",
+    ),
+    Reason.TIMEOUT: Explanation(
+        "No answer came in time, so the outcome is not known: the request may or may not have been carried out.",
+        "Repeat the request with the same idempotency key: it is carried out once at most, and you learn the outcome.",
+    ),
+}
+"""A test holds this complete."""
 
 # Litestar's own errors, by status, as reasons of ours.
 _REASON_BY_STATUS = {

@@ -1,0 +1,75 @@
+"""Pages for the operators of a process: whether it lives, whether it can work, its metrics."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+import structlog
+from litestar import MediaType, Response, get
+from litestar.handlers import HTTPRouteHandler
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from ewallet.plumbing.http.contract import public
+
+log = structlog.get_logger()
+
+READY_SECONDS = 2
+"""A process whose database takes longer than this should get no requests for now."""
+
+Check: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns when the process can work, raises when it cannot."""
+
+State: TypeAlias = Literal["ready", "unavailable"]
+
+
+class Live(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Whether the process can work."""
+
+    status: State
+
+
+def operations(check: Check) -> Sequence[HTTPRouteHandler]:
+    """``/health/live``, ``/health/ready`` and ``/metrics`` of a service; the gateway shows clients its own."""
+
+    @get("/health/live", sync_to_thread=False, include_in_schema=False, **public())
+    def health_live() -> Live:
+        return Live()
+
+    @get("/health/ready", include_in_schema=False, **public())
+    async def health_ready() -> Response[Ready]:
+        state = await state_of(check)
+        return Response(Ready(state), status_code=status_of_state(state))
+
+    @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False, include_in_schema=False, **public())
+    def metrics() -> Response[bytes]:
+        return metrics_page()
+
+    return [health_live, health_ready, metrics]
+
+
+async def state_of(check: Check) -> State:
+    """The outcome of a check, within :data:`READY_SECONDS`."""
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            await check()
+    except Exception as error:  # noqa: BLE001  # whatever is wrong, the answer is that the process is not ready
+        log.warning("health.not_ready", error=f"{type(error).__name__}: {error}")
+        return "unavailable"
+    return "ready"
+
+
+def status_of_state(state: State) -> int:
+    """The HTTP status that makes a load balancer do the right thing."""
+    return 200 if state == "ready" else 503
+
+
+def metrics_page() -> Response[bytes]:
+    """Everything that this process counts, in Prometheus' text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
