@@ -1,16 +1,21 @@
 """Schema migrations: each service has its own Alembic history, and its own version table, in its own database."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
-from ewallet.plumbing.database import open_database
+from ewallet.plumbing.database import DatabaseUnavailable, open_database
 
 _PACKAGE = Path(__file__).parents[1]
+
+WAIT_SECONDS = 8
+"""How long to wait for another process that is migrating; the connection would give up after ten."""
 
 
 class SchemaIsNewer(Exception):
@@ -20,7 +25,8 @@ class SchemaIsNewer(Exception):
 def migrate(service: str, url: str) -> bool:
     """Bring a service's database to the schema of this program; True where anything had to be done.
 
-    SchemaIsNewer: the database is ahead of this program.
+    SchemaIsNewer: the database is ahead of this program. DatabaseUnavailable: it does not answer, or another process
+    does not finish migrating it.
     """
     database = open_database(url, service)
     try:
@@ -30,6 +36,30 @@ def migrate(service: str, url: str) -> bool:
 
 
 def _upgrade(connection: Connection, service: str) -> bool:
+    with _one_at_a_time(connection, service):
+        return _upgrade_alone(connection, service)
+
+
+@contextmanager
+def _one_at_a_time(connection: Connection, service: str) -> Iterator[None]:
+    """Keep processes of a service that start at the same time from changing its schema at the same time.
+
+    On SQLite the transaction does that. On MySQL it does not cover changes of a schema, so there a named lock does,
+    which the server takes back from a process that dies.
+    """
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    name = f"ewallet {service} migration"
+    if connection.scalar(select(func.get_lock(name, WAIT_SECONDS))) != 1:
+        raise DatabaseUnavailable(f"another process is still migrating the {service} database")
+    try:
+        yield
+    finally:
+        connection.execute(select(func.release_lock(name)))
+
+
+def _upgrade_alone(connection: Connection, service: str) -> bool:
     config = Config()
     config.set_main_option("script_location", str(_PACKAGE / "plumbing" / "alembic"))
     config.set_main_option("version_locations", str(_PACKAGE / service / "migrations" / "versions"))
