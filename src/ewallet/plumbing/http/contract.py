@@ -11,7 +11,7 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.enums import RequestEncodingType
 from litestar.handlers import BaseRouteHandler
-from litestar.params import BodyKwarg, Parameter, ParameterKwarg
+from litestar.params import BodyKwarg, HeaderParameter, Parameter, ParameterKwarg
 from litestar.utils import get_enum_string_value
 
 from ewallet.kernel.caller import Caller, Role
@@ -199,8 +199,8 @@ _VISIBLE_ASCII = re.compile(rf"^[\x21-\x7e]{{1,{MAXIMUM_KEY_LENGTH}}}$")
 
 IdempotencyKeyHeader = Annotated[
     str | None,
-    Parameter(
-        header="Idempotency-Key",
+    HeaderParameter(
+        name="Idempotency-Key",
         description="1 to 255 visible ASCII characters, quoted or bare. The same key with the same request gets the "
         "first answer again and moves nothing.",
     ),
