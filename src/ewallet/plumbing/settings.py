@@ -6,6 +6,7 @@ environment wins over the file, the file over the default.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -195,11 +196,10 @@ def _check_together(settings: Settings) -> None:
     if settings.internal_secret and len(settings.internal_secret) < MINIMUM_SECRET_LENGTH:
         raise SettingsError(f"EWALLET_INTERNAL_SECRET is too short: at least {MINIMUM_SECRET_LENGTH} characters.")
     for service in SERVICES:
-        url = settings.database_url(service)
-        if not url.startswith(("sqlite:///", "mysql://")):
+        if not _DATABASE_URL.match(settings.database_url(service)):
             raise SettingsError(
                 f"{variable(f'{service}_database_url')} must look like mysql://user:password@host:port/database "
-                "or sqlite:///path."
+                "or sqlite:///path; in the password, write @ : / ? # as %40 %3A %2F %3F %23."
             )
     if settings.environment == "production" and not settings.internal_secret:
         raise SettingsError(
@@ -213,6 +213,15 @@ def _check_together(settings: Settings) -> None:
 
 
 MINIMUM_PRODUCTION_BCRYPT_COST = 10
+
+# A SQLite database in memory would be another one for every connection. Options of the driver may follow a "?".
+_DATABASE_URL = re.compile(
+    r"""^(
+        sqlite:/// (?!:memory:) [^?]+
+        | mysql:// [^:/@]+ (:[^@/?\#]*)? @ ([^:/@\[]+ | \[[^\]]+\]) (:\d{1,5})? / [^/?]+ (\?.*)?
+    )$""",
+    re.VERBOSE,
+)
 
 
 def _description(hint: Any) -> str:
