@@ -11,7 +11,7 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.enums import RequestEncodingType
 from litestar.handlers import BaseRouteHandler
-from litestar.params import BodyKwarg, HeaderParameter, Parameter, ParameterKwarg
+from litestar.params import BodyKwarg, HeaderParameter, ParameterKwarg, QueryParameter
 from litestar.utils import get_enum_string_value
 
 from ewallet.kernel.caller import Caller, Role
@@ -231,10 +231,10 @@ REPLAYED_HEADER = "Idempotent-Replayed"
 
 DEFAULT_LIMIT = 20
 
-Limit = Annotated[int, Parameter(ge=1, le=100, description="how many items at most")]
+Limit = Annotated[int, QueryParameter(ge=1, le=100, description="how many items at most")]
 Cursor = Annotated[
     str | None,
-    Parameter(min_length=1, max_length=512, description="`nextCursor` of the page before this one"),
+    QueryParameter(min_length=1, max_length=512, description="`nextCursor` of the page before this one"),
 ]
 
 
