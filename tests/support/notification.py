@@ -1,6 +1,7 @@
 """Notification as its tests meet it: real databases, real tokens, and a real socket where a stream is read."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -116,14 +117,12 @@ async def running(database_url: str) -> AsyncIterator[NotificationService]:
 async def serving(application: Litestar) -> AsyncIterator[tuple[str, uvicorn.Server]]:
     """An application behind its edge on a free port of the loopback: its address and its server."""
     edge = Edge(application, service="notification", clock=system_clock)
-    config = uvicorn.Config(edge, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on")  # type: ignore[arg-type]  # Litestar and uvicorn name ASGI's types differently
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve())
-    try:
-        while not server.started:
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", server
-    finally:
-        server.should_exit = True
-        await serving
+    server = uvicorn.Server(uvicorn.Config(edge, log_config=None, access_log=False, lifespan="on"))
+    # The socket listens before the server starts, so that the first request waits instead of being refused.
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        running = asyncio.create_task(server._serve([listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", server
+        finally:
+            server.should_exit = True
+            await running

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
@@ -29,11 +29,11 @@ from ewallet.plumbing.tokens import Verifier
 
 EVENT_STREAM = "text/event-stream"
 
-Unread = Annotated[bool | None, Parameter(description="`true`: only those not read yet; `false`: only those read")]
+Unread = Annotated[bool | None, QueryParameter(description="`true`: only those not read yet; `false`: only those read")]
 LastEventId = Annotated[
     str | None,
-    Parameter(
-        header="Last-Event-ID",
+    HeaderParameter(
+        name="Last-Event-ID",
         description="the `notificationId` of the last one received: the stream starts with what came after it",
     ),
 ]
@@ -53,7 +53,7 @@ def routes(service: NotificationService) -> list[HTTPRouteHandler]:
         return unwrap(await service.inbox(caller_of(request), unread=unread, limit=limit, cursor=cursor))
 
     @post("/notification/{notification_id:str}/read", status_code=204, **protected(ANY_USER))
-    async def mark_notification_read(request: Request[Any, Any, Any], notification_id: str) -> None:
+    async def mark_notification_read(request: Request[Any, Any, Any], notification_id: FromPath[str]) -> None:
         """Mark a notification as read; harmless when repeated."""
         unwrap(await service.mark_read(caller_of(request), notification_id))
 
@@ -69,7 +69,7 @@ def routes(service: NotificationService) -> list[HTTPRouteHandler]:
         return Stream(_server_sent_events(notifications), headers={"X-Accel-Buffering": "no"})
 
     @post(DELIVERY_PATH, status_code=200, **internal())
-    async def deliver_events(data: Delivery) -> Receipt:
+    async def deliver_events(data: JSONBody[Delivery]) -> Receipt:
         """Events from another service's outbox."""
         return Receipt(undeliverable=list(await service.deliver(data.events)))
 

@@ -31,7 +31,6 @@ def create_app(
         try:
             yield
         finally:
-            service.end_streams()
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             database.close()
@@ -42,5 +41,6 @@ def create_app(
         verifier=verifier,
         internal_secret=internal_secret,
         lifespan=[lifespan],
+        ready=database.ping,
     )
     return House("notification", service, application)

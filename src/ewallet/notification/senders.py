@@ -25,16 +25,10 @@ class Listener:
     """One open stream that waits for news of its user."""
 
     def __init__(self) -> None:
-        self.ended = False
         self._news = asyncio.Event()
 
     def wake(self) -> None:
         """There may be news."""
-        self._news.set()
-
-    def end(self) -> None:
-        """There will be no more: the stream must close."""
-        self.ended = True
         self._news.set()
 
     async def news(self, seconds: float) -> bool:
@@ -80,9 +74,3 @@ class Listeners:
         for user_id in user_ids:
             for listener in self._by_user.get(user_id, ()):
                 listener.wake()
-
-    def end(self) -> None:
-        """Let every stream close now: the process is about to stop."""
-        for listeners in self._by_user.values():
-            for listener in listeners:
-                listener.end()

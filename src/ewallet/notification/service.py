@@ -102,7 +102,7 @@ class NotificationService:
     ) -> AsyncIterator[Notification | None]:
         """Read what the database has, then wait for a wake: what is told never depends on what a process remembers."""
         try:
-            while not listener.ended and (microseconds_left := until - self._clock()) > 0:
+            while (microseconds_left := until - self._clock()) > 0:
                 rows = await self._database.reading(lambda tx: store.following(tx, user_id, place, limit=STREAM_PAGE))  # noqa: B023  # awaited in the same round
                 for row in rows:
                     yield _notification(row)
@@ -113,10 +113,6 @@ class NotificationService:
                     yield None
         finally:
             self.listeners.close(user_id, listener)
-
-    def end_streams(self) -> None:
-        """Close every stream now; called when the process is asked to stop, before its server waits for answers."""
-        self.listeners.end()
 
 
 def _add(tx: Connection, events: Sequence[Sequence[store.NewNotification]]) -> Sequence[None]:

@@ -1,0 +1,108 @@
+"""Both doors to notification keep the same promises."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ewallet.kernel.clock import system_clock
+from ewallet.kernel.errors import InvariantBroken, Overloaded
+from ewallet.notification.client import HttpNotification, NotificationClient
+from ewallet.notification.service import NotificationService
+from ewallet.plumbing.http.doors import Door
+from tests.support.notification import (
+    CUSTOMER,
+    INTERNAL_SECRET,
+    MERCHANT,
+    STRANGER,
+    caller,
+    new_house,
+    payment_event,
+    serving,
+)
+
+
+def door(address: str, secret: str = INTERNAL_SECRET) -> Door:
+    return Door(address, caller="payment", secret=secret, clock=system_clock)
+
+
+@pytest.fixture(params=["direct", "http"])
+async def doors(
+    request: pytest.FixtureRequest, sqlite_url: str
+) -> AsyncIterator[tuple[NotificationClient, NotificationService]]:
+    """A door, and the service behind it."""
+    house = new_house(sqlite_url)
+    async with serving(house.application) as (address, _server):
+        if request.param == "direct":
+            yield house.service, house.service
+        else:
+            http = door(address)
+            yield HttpNotification(http), house.service
+            await http.close()
+
+
+async def titles(service: NotificationService, user: str) -> list[str]:
+    page = await service.inbox(caller(user), unread=None, limit=100, cursor=None)
+    return [] if not hasattr(page, "items") else [item.title for item in page.items]
+
+
+async def test_each_recipient_is_told_once_however_often_the_event_comes(
+    doors: tuple[NotificationClient, NotificationService],
+) -> None:
+    client, service = doors
+    event = payment_event()
+
+    assert list(await client.deliver([event, event])) == []
+    assert list(await client.deliver([event])) == []
+
+    assert await titles(service, CUSTOMER) == ["You paid 12.50 USD"]
+    assert await titles(service, MERCHANT) == ["You received 12.25 USD"]
+
+
+async def test_a_poison_event_comes_back_and_the_others_are_told(
+    doors: tuple[NotificationClient, NotificationService],
+) -> None:
+    client, service = doors
+    unknown = payment_event("payment.exploded")
+    too_long = payment_event(recipients=(CUSTOMER,) * 2 + (STRANGER,))
+
+    undeliverable = await client.deliver([payment_event(), unknown, too_long, payment_event("payment.failed")])
+
+    assert {one.event_id for one in undeliverable} == {unknown.id, too_long.id}
+    assert await titles(service, CUSTOMER) == ["Your payment of 12.50 USD failed", "You paid 12.50 USD"]
+
+
+async def test_no_events_are_no_work(doors: tuple[NotificationClient, NotificationService]) -> None:
+    client, _service = doors
+
+    assert list(await client.deliver([])) == []
+
+
+async def test_a_delivery_larger_than_a_body_may_be_arrives_whole_and_in_order(
+    doors: tuple[NotificationClient, NotificationService],
+) -> None:
+    """A relay hands over 500 events at once, some of them with long descriptions."""
+    client, service = doors
+    events = [payment_event(reference=f"order-{number}", description="é" * 1000) for number in range(100)]
+
+    assert list(await client.deliver(events)) == []
+
+    page = await service.inbox(caller(CUSTOMER), unread=None, limit=100, cursor=None)
+    assert [item.data["reference"] for item in getattr(page, "items", [])] == [
+        f"order-{number}" for number in reversed(range(100))
+    ]
+
+
+async def test_only_our_own_services_may_hand_events_over(sqlite_url: str) -> None:
+    async with serving(new_house(sqlite_url).application) as (address, _server):
+        stranger = door(address, secret="another secret, of the length that is needed")
+        with pytest.raises(InvariantBroken, match="401"):
+            await HttpNotification(stranger).deliver([payment_event()])
+        await stranger.close()
+
+
+async def test_a_service_that_is_not_there_is_asked_again_later() -> None:
+    nobody = door("http://127.0.0.1:1")
+
+    with pytest.raises(Overloaded):
+        await HttpNotification(nobody).deliver([payment_event()])
+    await nobody.close()

@@ -1,0 +1,199 @@
+"""Every event has words for everybody who has a part in it, and only for them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ewallet.kernel.money import DECIMALS, Money
+from ewallet.notification.domain import EVENTS, Text, Unrenderable, render
+
+PAYER, PAYEE, OWNER, STRANGER = "usr_payer", "usr_payee", "usr_payer", "usr_stranger"
+
+CONTRACT = {
+    "payment.succeeded",
+    "payment.failed",
+    "payment.authorized",
+    "payment.voided",
+    "payment.refunded",
+    "wallet.credited",
+    "wallet.debited",
+    "wallet.frozen",
+    "wallet.unfrozen",
+}
+
+
+def payment(**changes: Any) -> dict[str, Any]:
+    return {
+        "transactionId": "pay_1",
+        "customerId": PAYER,
+        "merchantId": PAYEE,
+        "amount": 1250,
+        "fee": 25,
+        "netAmount": 1225,
+        "currency": "USD",
+        "reference": "order-17",
+        "description": None,
+        "failureReason": "INSUFFICIENT_FUNDS",
+    } | changes
+
+
+def wallet(**changes: Any) -> dict[str, Any]:
+    return {
+        "customerId": OWNER,
+        "transferId": "trf_1",
+        "amount": 1250,
+        "currency": "USD",
+        "available": 6250,
+        "reference": "top-up-3",
+        "description": None,
+        "reason": "A stolen phone.",
+    } | changes
+
+
+def data_of(event: str, **changes: Any) -> dict[str, Any]:
+    return payment(**changes) if event.startswith("payment.") else wallet(**changes)
+
+
+@pytest.mark.parametrize(
+    ("event", "recipient", "title", "body"),
+    [
+        ("payment.succeeded", PAYER, "You paid 12.50 USD", "To usr_payee for order-17."),
+        (
+            "payment.succeeded",
+            PAYEE,
+            "You received 12.25 USD",
+            "From usr_payer for order-17: 12.50 USD less a fee of 0.25 USD.",
+        ),
+        (
+            "payment.failed",
+            PAYER,
+            "Your payment of 12.50 USD failed",
+            "To usr_payee for order-17: the available balance was too small. You were not charged.",
+        ),
+        (
+            "payment.failed",
+            PAYEE,
+            "A payment of 12.50 USD to you failed",
+            "From usr_payer for order-17: the available balance was too small. You were not paid.",
+        ),
+        (
+            "payment.authorized",
+            PAYER,
+            "12.50 USD is held for a payment",
+            "To usr_payee for order-17. You pay when the merchant captures it.",
+        ),
+        (
+            "payment.authorized",
+            PAYEE,
+            "A payment of 12.50 USD is ready to capture",
+            "From usr_payer for order-17. The money is held for you.",
+        ),
+        (
+            "payment.voided",
+            PAYER,
+            "A payment of 12.50 USD was cancelled",
+            "To usr_payee for order-17. The money is available to you again.",
+        ),
+        (
+            "payment.voided",
+            PAYEE,
+            "A payment of 12.50 USD to you was cancelled",
+            "From usr_payer for order-17. The money is no longer held.",
+        ),
+        ("payment.refunded", PAYER, "You got 12.50 USD back", "From usr_payee for order-17."),
+        ("payment.refunded", PAYEE, "You refunded 12.50 USD", "To usr_payer for order-17."),
+        (
+            "wallet.credited",
+            OWNER,
+            "12.50 USD was added to your wallet",
+            "You have 62.50 USD available. Reference: top-up-3.",
+        ),
+        (
+            "wallet.debited",
+            OWNER,
+            "12.50 USD was taken from your wallet",
+            "You have 62.50 USD available. Reference: top-up-3.",
+        ),
+        (
+            "wallet.frozen",
+            OWNER,
+            "Your wallet is frozen",
+            "No money moves until it is unfrozen. Reason: A stolen phone.",
+        ),
+        ("wallet.unfrozen", OWNER, "Your wallet is active again", "Money moves as before. Reason: A stolen phone."),
+    ],
+)
+def test_each_recipient_reads_what_happened_from_the_own_side(
+    event: str, recipient: str, title: str, body: str
+) -> None:
+    assert render(event, data_of(event), recipient) == Text(title, body)
+
+
+def test_every_event_of_the_contract_has_words_and_no_other() -> None:
+    assert EVENTS == CONTRACT
+
+
+def test_a_payment_without_a_reference_does_not_mention_one() -> None:
+    assert render("payment.succeeded", payment(reference=None), PAYER).body == "To usr_payee."
+
+
+def test_an_unknown_failure_is_told_in_its_own_words() -> None:
+    text = render("payment.failed", payment(failureReason="SOMETHING_ELSE"), PAYER)
+
+    assert "something else" in text.body
+
+
+def test_who_would_pay_himself_reads_it_as_the_payer() -> None:
+    text = render("payment.failed", payment(merchantId=PAYER), PAYER)
+
+    assert text.title == "Your payment of 12.50 USD failed"
+
+
+def test_text_of_others_is_never_taken_for_a_template() -> None:
+    text = render("payment.succeeded", payment(reference="{amount} {0} %s"), PAYER)
+
+    assert text.body == "To usr_payee for {amount} {0} %s."
+
+
+@given(amount=st.integers(1, 10**15), currency=st.sampled_from(sorted(DECIMALS)))
+def test_amounts_are_exact_in_every_currency(amount: int, currency: str) -> None:
+    text = render("payment.refunded", payment(amount=amount, currency=currency), PAYER)
+
+    assert text.title == f"You got {Money(amount, currency)} back"
+
+
+@pytest.mark.parametrize("event", sorted(CONTRACT))
+def test_who_has_no_part_in_an_event_is_not_told(event: str) -> None:
+    with pytest.raises(Unrenderable, match="no part"):
+        render(event, data_of(event), STRANGER)
+
+
+def test_the_merchant_named_in_a_wallet_event_has_no_part_in_it() -> None:
+    with pytest.raises(Unrenderable, match="no part"):
+        render("wallet.credited", wallet(merchantId=PAYEE), PAYEE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"amount": "1250"}, "amount"),
+        ({"amount": 12.5}, "amount"),
+        ({"amount": True}, "amount"),
+        ({"amount": None}, "amount"),
+        ({"currency": "XXX"}, "amount"),
+        ({"currency": None}, "currency"),
+        ({"merchantId": 7}, "merchantId"),
+        ({"merchantId": ""}, "merchantId"),
+        ({"reference": 17}, "reference"),
+    ],
+)
+def test_data_that_the_words_need_and_lack_is_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(Unrenderable, match=named):
+        render("payment.succeeded", payment(**changes), PAYER)
+
+
+def test_an_unknown_event_is_named() -> None:
+    with pytest.raises(Unrenderable, match=r"payment\.exploded"):
+        render("payment.exploded", payment(), PAYER)
