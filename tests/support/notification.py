@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from litestar import Litestar
+from litestar.types import ASGIApp
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import system_clock
@@ -114,7 +114,7 @@ async def running(database_url: str) -> AsyncIterator[NotificationService]:
 
 
 @asynccontextmanager
-async def serving(application: Litestar) -> AsyncIterator[tuple[str, uvicorn.Server]]:
+async def serving(application: ASGIApp) -> AsyncIterator[tuple[str, uvicorn.Server]]:
     """An application behind its edge on a free port of the loopback: its address and its server."""
     edge = Edge(application, service="notification", clock=system_clock)
     server = uvicorn.Server(uvicorn.Config(edge, log_config=None, access_log=False, lifespan="on"))
