@@ -36,6 +36,7 @@ BATCH_SECONDS = Histogram(
 QUEUE_DEPTH = Gauge("ewallet_queue_depth", "Items waiting for a transaction.", ["database"])
 OUTBOX_DELIVERED = Counter("ewallet_outbox_delivered_total", "Events taken by notification.", ["service"])
 OUTBOX_DEAD = Counter("ewallet_outbox_dead_total", "Events given up and kept in the dead-letter list.", ["service"])
+PAYMENTS = Counter("ewallet_payments_total", "Payments that came to an outcome.", ["status"])
 PAYMENTS_RECOVERED = Counter("ewallet_payments_recovered_total", "Payments finished by recovery.", ["status"])
 WORKER_ERRORS = Counter("ewallet_worker_errors_total", "Rounds of background work that failed.", ["worker"])
 
