@@ -1,0 +1,80 @@
+"""Payment put together: its database, its use cases, its recovery, its outbox relay, its HTTP side."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+
+from ewallet.kernel.clock import Clock, system_clock
+from ewallet.kernel.ids import new_id
+from ewallet.notification.client import NotificationClient
+from ewallet.payment import store
+from ewallet.payment.api import routes
+from ewallet.payment.domain import FeeSchedule, FeesWrong
+from ewallet.payment.service import PaymentService
+from ewallet.payment.worker import PAUSE_SECONDS, Recovery
+from ewallet.plumbing.database import open_database
+from ewallet.plumbing.http.application import House, service_application
+from ewallet.plumbing.outbox import Relay
+from ewallet.plumbing.settings import Settings, SettingsError
+from ewallet.plumbing.tokens import Verifier
+from ewallet.plumbing.worker import run_forever
+from ewallet.wallet.client import WalletClient
+
+RELAY_PAUSE_SECONDS = 1.0
+"""How late an event may be that another process stored; this process wakes its relay at once."""
+
+
+def create_app(
+    settings: Settings,
+    *,
+    verifier: Verifier,
+    internal_secret: str,
+    wallet: WalletClient,
+    notification: NotificationClient,
+    clock: Clock = system_clock,
+) -> House[PaymentService]:
+    """Payment on its migrated database, which closes with the application's lifespan.
+
+    SettingsError: the fee schedule cannot be.
+    """
+    fees = _fee_schedule(settings)
+    database = open_database(settings.database_url("payment"), "payment")
+    owner = new_id("own", clock())
+    relay = Relay(database, store.outbox, store.leases, notification.deliver, owner=owner, clock=clock)
+    service = PaymentService(database, wallet, fees=fees, clock=clock, events_added=relay.wake.set)
+    recovery = Recovery(service)
+
+    @asynccontextmanager
+    async def lifespan(_application: Litestar) -> AsyncIterator[None]:
+        workers = [
+            asyncio.create_task(
+                run_forever("payment-relay", relay.run_once, pause_seconds=RELAY_PAUSE_SECONDS, wake=relay.wake)
+            ),
+            asyncio.create_task(run_forever("payment-recovery", recovery.run_once, pause_seconds=PAUSE_SECONDS)),
+        ]
+        try:
+            yield
+        finally:
+            await service.drain()
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            database.close()
+
+    application = service_application(
+        name="payment",
+        routes=routes(service),
+        verifier=verifier,
+        internal_secret=internal_secret,
+        lifespan=[lifespan],
+    )
+    return House("payment", service, application)
+
+
+def _fee_schedule(settings: Settings) -> FeeSchedule:
+    try:
+        return FeeSchedule.parse(settings.fees, default_basis_points=settings.fee_basis_points)
+    except FeesWrong as error:
+        raise SettingsError(f"EWALLET_FEES is wrong: {error}") from error

@@ -1,0 +1,94 @@
+"""What crosses payment's door: the order to pay, and payments as the two sides and the staff see them."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from ewallet.kernel.money import CURRENCY_PATTERN, MAXIMUM_AMOUNT, MINIMUM_AMOUNT
+
+Amount = Annotated[
+    int, Meta(ge=MINIMUM_AMOUNT, le=MAXIMUM_AMOUNT, description="minor units: 12500 with USD is 125.00 US dollars")
+]
+Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN, description="ISO 4217 code")]
+MerchantId = Annotated[str, Meta(pattern="^[!-~]{1,64}$", description="the merchant's user id")]
+Reference = Annotated[str, Meta(max_length=255, description="the customer's own, for example an order number")]
+Description = Annotated[str, Meta(max_length=500)]
+MetadataKey = Annotated[str, Meta(max_length=40)]
+MetadataValue = Annotated[str, Meta(max_length=500)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=20, description="kept and given back as it is")]
+
+
+class InitiatePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Pay a merchant out of the caller's own wallet."""
+
+    merchant_id: MerchantId
+    amount: Amount
+    currency: Currency
+    reference: Reference | None = None
+    description: Description | None = None
+    metadata: Metadata = {}
+    capture: Annotated[bool, Meta(description="false, to hold the money only, is not available yet")] = True
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A payment. The customer pays ``amount``; the merchant receives ``netAmount``, which is ``amount - fee``."""
+
+    transaction_id: str
+    status: str
+    customer_id: str
+    merchant_id: str
+    amount: int
+    fee: int
+    net_amount: int
+    refunded_amount: int
+    currency: str
+    reference: str | None
+    description: str | None
+    metadata: dict[str, str]
+    failure_reason: str | None
+    created_at: str
+    updated_at: str
+
+
+class PaymentList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A page of payments, newest first."""
+
+    items: list[Payment]
+    next_cursor: str | None
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One state that a payment went through; ``reason`` says why it failed."""
+
+    status: str
+    at: str
+    actor: str
+    reason: str | UnsetType = UNSET
+
+
+class PaymentHistory(msgspec.Struct, frozen=True):
+    """Every state that a payment went through, in order."""
+
+    items: list[HistoryEntry]
+
+
+class PaymentAuditRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who did what to which payment, when, in which request, with what result."""
+
+    sequence: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    request_id: str
+    result: str
+    detail: dict[str, Any]
+    hash: str
+
+
+class PaymentAuditList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A page of audit records, newest first."""
+
+    items: list[PaymentAuditRecord]
+    next_cursor: str | None

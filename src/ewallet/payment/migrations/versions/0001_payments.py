@@ -1,0 +1,110 @@
+"""Payments with their history, audit, outbox and leases."""
+
+from alembic import op
+from sqlalchemy import CheckConstraint, Column, Index, MetaData, UniqueConstraint, insert
+
+from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, append_only, table
+
+revision = "payment_0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    connection = op.get_bind()
+    metadata = MetaData()
+    table(
+        "payment_payments",
+        metadata,
+        Column("id", IDENTIFIER, primary_key=True),
+        Column("status", IDENTIFIER, nullable=False),
+        Column("version", INTEGER, nullable=False),
+        Column("customer_id", IDENTIFIER, nullable=False),
+        Column("merchant_id", IDENTIFIER, nullable=False),
+        Column("amount", INTEGER, nullable=False),
+        Column("fee", INTEGER, nullable=False),
+        Column("net_amount", INTEGER, nullable=False),
+        Column("refunded_amount", INTEGER, nullable=False),
+        Column("currency", IDENTIFIER, nullable=False),
+        Column("reference", SHORT_TEXT, nullable=True),
+        Column("description", LONG_TEXT, nullable=True),
+        Column("metadata", LONG_TEXT, nullable=False),
+        Column("failure_reason", IDENTIFIER, nullable=True),
+        Column("failure_detail", LONG_TEXT, nullable=True),
+        Column("idempotency_key", KEY, nullable=True),
+        Column("request_hash", IDENTIFIER, nullable=False),
+        Column("request_id", KEY, nullable=False),
+        Column("lease_until", INTEGER, nullable=False),
+        Column("created_at", INTEGER, nullable=False),
+        Column("updated_at", INTEGER, nullable=False),
+        CheckConstraint("amount > 0", name="payment_payments_amount"),
+        CheckConstraint("fee >= 0 AND net_amount > 0 AND fee + net_amount = amount", name="payment_payments_fee"),
+        CheckConstraint("refunded_amount BETWEEN 0 AND amount", name="payment_payments_refunded"),
+        UniqueConstraint("customer_id", "idempotency_key", name="payment_payments_key"),
+        Index("payment_payments_by_customer", "customer_id", "id"),
+        Index("payment_payments_by_merchant", "merchant_id", "id"),
+        Index("payment_payments_by_status", "status", "id"),
+    )
+    table(
+        "payment_history",
+        metadata,
+        Column("payment_id", IDENTIFIER, primary_key=True),
+        Column("number", INTEGER, primary_key=True, autoincrement=False),
+        Column("status", IDENTIFIER, nullable=False),
+        Column("at", INTEGER, nullable=False),
+        Column("actor", IDENTIFIER, nullable=False),
+        Column("reason", IDENTIFIER, nullable=True),
+    )
+    table(
+        "payment_audit",
+        metadata,
+        Column("sequence", INTEGER, primary_key=True, autoincrement=False),
+        Column("at", INTEGER, nullable=False),
+        Column("actor", IDENTIFIER, nullable=False),
+        Column("action", IDENTIFIER, nullable=False),
+        Column("subject", IDENTIFIER, nullable=False),
+        Column("request_id", KEY, nullable=False),
+        Column("result", IDENTIFIER, nullable=False),
+        Column("detail", LONG_TEXT, nullable=False),
+        Column("hash", IDENTIFIER, nullable=False),
+        Index("payment_audit_by_subject", "subject", "sequence"),
+        Index("payment_audit_by_request", "request_id", "sequence"),
+    )
+    audit_head = table(
+        "payment_audit_head",
+        metadata,
+        Column("chain", INTEGER, primary_key=True, autoincrement=False),
+        Column("sequence", INTEGER, nullable=False),
+        Column("hash", IDENTIFIER, nullable=False),
+    )
+    table(
+        "payment_outbox",
+        metadata,
+        Column("sequence", INTEGER, primary_key=True, autoincrement=True),
+        Column("event_id", IDENTIFIER, nullable=False),
+        Column("ordering_key", IDENTIFIER, nullable=False),
+        Column("payload", LONG_TEXT, nullable=False),
+        Column("attempts", INTEGER, nullable=False),
+        Column("next_attempt_at", INTEGER, nullable=False),
+    )
+    table(
+        "payment_outbox_dead",
+        metadata,
+        Column("sequence", INTEGER, primary_key=True, autoincrement=False),
+        Column("event_id", IDENTIFIER, nullable=False),
+        Column("payload", LONG_TEXT, nullable=False),
+        Column("error", LONG_TEXT, nullable=False),
+        Column("given_up_at", INTEGER, nullable=False),
+    )
+    leases = table(
+        "payment_leases",
+        metadata,
+        Column("name", IDENTIFIER, primary_key=True),
+        Column("owner", IDENTIFIER, nullable=False),
+        Column("until", INTEGER, nullable=False),
+    )
+    metadata.create_all(connection)
+    connection.execute(insert(audit_head).values(chain=0, sequence=0, hash="0" * 64))
+    connection.execute(insert(leases).values(name="outbox-relay", owner="", until=0))
+    for append_only_table in ("payment_history", "payment_audit"):
+        for statement in append_only(append_only_table, connection.dialect.name):
+            op.execute(statement)
