@@ -39,6 +39,10 @@ class House(Generic[Service]):
     service: Service
     application: Litestar
 
+    def lifespan(self, _gateway: Litestar) -> AbstractAsyncContextManager[None]:
+        """The service's life as a part of another application's: the gateway's, where they share a process."""
+        return self.application.lifespan()
+
 
 OPENAPI_PATH = "/openapi"
 """Each service serves its own document at ``/openapi/openapi.json``; the gateway merges them."""

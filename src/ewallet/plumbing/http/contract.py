@@ -45,13 +45,21 @@ _EVERY_ENDPOINT = (
 )
 _PROTECTED_ENDPOINT = (Reason.INVALID_TOKEN, Reason.FORBIDDEN)
 
+_PRODUCES = "produces"  # key of a handler's ``opt``
+
 BEARER = "bearer"
 """The name of the security scheme in the OpenAPI documents."""
 
 
-def public(*problems: Reason) -> dict[str, Any]:
-    """Arguments for Litestar's route decorators: an endpoint for anyone."""
-    return {"responses": documented_problems((*_EVERY_ENDPOINT, *problems)), "opt": {"roles": None}}
+def public(*problems: Reason, produces: Sequence[str] = ()) -> dict[str, Any]:
+    """Arguments for Litestar's route decorators: an endpoint for anyone.
+
+    ``produces`` are its media types, where it answers with more than one.
+    """
+    return {
+        "responses": documented_problems((*_EVERY_ENDPOINT, *problems)),
+        "opt": {"roles": None, _PRODUCES: tuple(produces)},
+    }
 
 
 def protected(roles: Collection[Role], *problems: Reason) -> dict[str, Any]:
@@ -158,7 +166,7 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
             raise Refused(Refusal(Reason.UNSUPPORTED_MEDIA_TYPE, f"The body must be sent as Content-Type: {needed}."))
     accept = request.headers.get("accept")
     if accept is not None and accept != "*/*":
-        _check_acceptable(accept, handler.opt.get(PRODUCES) or (get_enum_string_value(handler.media_type),))
+        _check_acceptable(accept, handler.opt.get(_PRODUCES) or (get_enum_string_value(handler.media_type),))
 
 
 def _check_query(request: Request[Any, Any, Any], known: frozenset[str]) -> None:
@@ -186,9 +194,6 @@ def accepts(accept: str, produced: str) -> bool:
             return True
     return False
 
-
-PRODUCES = "produces"
-"""Key of a handler's ``opt``: its media types, where it answers with more than one."""
 
 _ZERO_QUALITY = re.compile(r"^q=0(\.0{0,3})?$")
 

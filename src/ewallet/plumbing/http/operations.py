@@ -72,4 +72,7 @@ def status_of_state(state: State) -> int:
 
 def metrics_page() -> Response[bytes]:
     """Everything that this process counts, in Prometheus' text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(), media_type=_METRICS_TYPE)
+
+
+_METRICS_TYPE = CONTENT_TYPE_LATEST.partition("; charset")[0]  # Litestar adds it to every text
