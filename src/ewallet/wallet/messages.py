@@ -1,13 +1,21 @@
 """What crosses the wallet's door: requests, answers, and the orders with which other services move money."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from ewallet.kernel.caller import Role
 from ewallet.kernel.errors import Reason
+from ewallet.kernel.money import CURRENCY_PATTERN, MAXIMUM_AMOUNT, MINIMUM_AMOUNT
+
+Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN, description="ISO 4217 code")]
+Amount = Annotated[int, Meta(ge=MINIMUM_AMOUNT, le=MAXIMUM_AMOUNT, description="minor units")]
+CustomerId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]+$", max_length=64)]
+# The last part refuses a line break at the end, which `$` alone would let pass.
+Reference = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+(?![\s\S])", max_length=255)]
+Text = Annotated[str, Meta(min_length=1, max_length=500)]
 
 
 class WalletStatus(StrEnum):
@@ -27,6 +35,13 @@ class TransferKind(StrEnum):
     VOID = "VOID"
 
 
+class MovementType(StrEnum):
+    """Which way money went, seen from the wallet's owner."""
+
+    DEBIT = "DEBIT"
+    CREDIT = "CREDIT"
+
+
 # --- orders of other services: a group of transfers, all or none ------------------------------------------------
 
 
@@ -34,7 +49,8 @@ class TransferOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One transfer of a group. Accounts are named by :func:`wallet_account`, :func:`fees_account` and the like.
 
     ``credit_role``: where set, the credited account must exist and belong to an owner of that role, else the group is
-    refused with ``unknown-merchant``. ``pending_id`` names the hold that POST and VOID finish.
+    refused with ``unknown-merchant``. ``pending_id`` names the hold that POST and VOID finish; a POST of less than the
+    hold releases the rest, a VOID names the hold's whole amount.
     """
 
     id: str
@@ -82,6 +98,13 @@ class GroupRefused(msgspec.Struct, frozen=True, kw_only=True, rename="camel", ta
 GroupOutcome = GroupPosted | GroupRefused
 
 
+class GroupUnknown(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="unknown"):
+    """On the wire only: this order of a batch failed on the machinery; its sender repeats it with the same id."""
+
+    id: str
+    error: str
+
+
 def wallet_account(owner: str, currency: str) -> str:
     """The account of a customer's or merchant's balance in one currency."""
     return f"{owner}:{currency}"
@@ -99,8 +122,6 @@ def fees_account(currency: str) -> str:
 
 # --- opening -----------------------------------------------------------------------------------------------------
 
-Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217 code")]
-
 
 class OpenWallet(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Open a wallet with a balance in one currency; opening what is open changes nothing."""
@@ -110,3 +131,126 @@ class OpenWallet(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     currency: str
     actor: str
     request_id: str
+
+
+class WalletOpened(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The wallet is open, since now or since earlier."""
+
+    owner: str
+
+
+# --- requests ----------------------------------------------------------------------------------------------------
+
+
+class MoveMoney(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Credit or debit a wallet; ``reference`` is unique for the caller and makes a repetition harmless."""
+
+    customer_id: CustomerId
+    amount: Amount
+    currency: Currency
+    reference: Reference
+    description: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class ValidateWallet(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Ask whether a wallet could pay an amount right now."""
+
+    customer_id: CustomerId
+    amount: Amount
+    currency: Currency
+
+
+class OpenBalance(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Add a balance in another currency to a wallet."""
+
+    currency: Currency
+
+
+class ChangeStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Why a wallet is frozen, unfrozen or closed; for the audit."""
+
+    reason: Text
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+class BalanceView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One currency of a wallet; ``available`` may be spent, ``held`` is set aside. Minor units."""
+
+    currency: str
+    available: int
+    held: int
+
+
+class WalletView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A wallet with its balances, in the order of their currency codes."""
+
+    customer_id: str
+    status: WalletStatus
+    balances: list[BalanceView]
+    created_at: str
+    updated_at: str
+
+
+class Validation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Whether a wallet could pay, and every reason why not."""
+
+    valid: bool
+    reasons: list[str]
+
+
+class MoneyMoved(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A credit or debit that has been booked; ``available`` is what was left to spend right after it."""
+
+    transfer_id: str
+    customer_id: str
+    type: MovementType
+    amount: int
+    currency: str
+    available: int
+    reference: str
+    created_at: str
+
+
+class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One line of a statement. ``counterparty`` is the other side's owner, ``cash`` or ``fees``."""
+
+    transfer_id: str
+    type: MovementType
+    amount: int
+    currency: str
+    balance_after: int
+    counterparty: str
+    transaction_id: str | None
+    reference: str | None
+    description: str | None
+    created_at: str
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Entries, newest first."""
+
+    items: list[StatementEntry]
+    next_cursor: str | None
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who did what to what, when, in which request, with what result; ``hash`` chains it to the one before."""
+
+    sequence: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    request_id: str
+    result: str
+    detail: dict[str, Any]
+    hash: str
+
+
+class AuditTrail(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Audit records, newest first."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None

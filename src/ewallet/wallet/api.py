@@ -1,0 +1,207 @@
+"""The wallet over HTTP."""
+
+import asyncio
+from typing import Annotated, Any
+
+from litestar import Request, Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from ewallet.kernel.caller import Role
+from ewallet.kernel.errors import Reason, Refusal, unwrap
+from ewallet.plumbing.http.contract import (
+    DEFAULT_LIMIT,
+    EVERYONE,
+    REPLAYED_HEADER,
+    STAFF,
+    Cursor,
+    IdempotencyKeyHeader,
+    Limit,
+    caller_of,
+    idempotency_key,
+    internal,
+    protected,
+)
+from ewallet.plumbing.http.problems import problem_response
+from ewallet.wallet.client import GROUPS_PATH, WALLETS_PATH
+from ewallet.wallet.domain.wallets import Change
+from ewallet.wallet.messages import (
+    AuditTrail,
+    ChangeStatus,
+    GroupOrder,
+    GroupOutcome,
+    GroupUnknown,
+    MoneyMoved,
+    MoveMoney,
+    OpenBalance,
+    OpenWallet,
+    Statement,
+    ValidateWallet,
+    Validation,
+    WalletOpened,
+    WalletView,
+)
+from ewallet.wallet.service import Moved, WalletService
+
+MOVEMENT_PROBLEMS = (
+    Reason.IDEMPOTENCY_KEY_INVALID,
+    Reason.INSUFFICIENT_FUNDS,
+    Reason.WALLET_FROZEN,
+    Reason.WALLET_CLOSED,
+    Reason.INVALID_STATE,
+    Reason.CURRENCY_MISMATCH,
+    Reason.IDEMPOTENCY_KEY_REUSED,
+)
+
+CurrencyFilter = Annotated[str | None, QueryParameter(pattern="^[A-Z]{3}$", description="only this currency")]
+From = Annotated[
+    str | None,
+    QueryParameter(name="from", schema_extra={"format": "date-time"}, description="booked at this time or later"),
+]
+To = Annotated[
+    str | None,
+    QueryParameter(name="to", schema_extra={"format": "date-time"}, description="booked before this time"),
+]
+AuditSubject = Annotated[
+    str | None,
+    QueryParameter(pattern="^[!-~]{1,64}$", description="only records about this `customerId` or `transactionId`"),
+]
+AuditRequest = Annotated[
+    str | None,
+    QueryParameter(name="requestId", pattern="^[!-~]{1,128}$", description="only records of this request"),
+]
+
+
+def routes(service: WalletService) -> list[HTTPRouteHandler]:
+    """Every endpoint of the wallet."""
+
+    @post("/wallet/credit", **protected(STAFF, *MOVEMENT_PROBLEMS))
+    async def credit_wallet(
+        request: Request[Any, Any, Any], data: JSONBody[MoveMoney], _key: IdempotencyKeyHeader = None
+    ) -> Response[MoneyMoved]:
+        """Book money that enters the platform. Repeating the `reference` answers the first answer again."""
+        return _moved(request, await service.credit(caller_of(request), data, idempotency_key(request)))
+
+    @post("/wallet/debit", **protected(STAFF, *MOVEMENT_PROBLEMS))
+    async def debit_wallet(
+        request: Request[Any, Any, Any], data: JSONBody[MoveMoney], _key: IdempotencyKeyHeader = None
+    ) -> Response[MoneyMoved]:
+        """Book money that leaves the platform. Repeating the `reference` answers the first answer again."""
+        return _moved(request, await service.debit(caller_of(request), data, idempotency_key(request)))
+
+    @post("/wallet/validate", status_code=200, **protected(EVERYONE))
+    async def validate_wallet(request: Request[Any, Any, Any], data: JSONBody[ValidateWallet]) -> Validation:
+        """Whether a wallet could pay an amount right now, with every reason why not."""
+        return unwrap(await service.validate(caller_of(request), data))
+
+    @get("/wallet/audit", **protected({Role.ADMIN}))
+    async def list_wallet_audit(
+        request: Request[Any, Any, Any],
+        subject: AuditSubject = None,
+        request_id: AuditRequest = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> AuditTrail:
+        """Audit records, newest first."""
+        return await service.audit_trail(
+            caller_of(request), subject=subject, request_id=request_id, limit=limit, cursor=cursor
+        )
+
+    @get("/wallet/{customer_id:str}", **protected(EVERYONE))
+    async def get_wallet(request: Request[Any, Any, Any], customer_id: FromPath[str]) -> WalletView:
+        """A wallet with its balances."""
+        return unwrap(await service.wallet(caller_of(request), customer_id))
+
+    @get("/wallet/{customer_id:str}/entries", **protected(EVERYONE))
+    async def list_wallet_entries(
+        request: Request[Any, Any, Any],
+        customer_id: FromPath[str],
+        *,
+        currency: CurrencyFilter = None,
+        from_: From = None,
+        to: To = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> Statement:
+        """The statement, newest first: what was booked, and the balance after it. A hold is no entry until posted."""
+        return unwrap(
+            await service.statement(
+                caller_of(request),
+                customer_id,
+                currency=currency,
+                start=from_,
+                end=to,
+                limit=limit,
+                cursor=cursor,
+            )
+        )
+
+    @post(
+        "/wallet/{customer_id:str}/balances",
+        status_code=200,
+        **protected(EVERYONE, Reason.WALLET_CLOSED),
+    )
+    async def open_wallet_balance(
+        request: Request[Any, Any, Any], customer_id: FromPath[str], data: JSONBody[OpenBalance]
+    ) -> WalletView:
+        """Add a balance in another currency; harmless when repeated."""
+        return unwrap(await service.open_balance(caller_of(request), customer_id, data.currency))
+
+    @post("/wallet/{customer_id:str}/freeze", status_code=200, **protected({Role.ADMIN}, Reason.WALLET_CLOSED))
+    async def freeze_wallet(
+        request: Request[Any, Any, Any], customer_id: FromPath[str], data: JSONBody[ChangeStatus]
+    ) -> WalletView:
+        """Let no money move in or out; harmless when repeated."""
+        return unwrap(await service.change_status(caller_of(request), customer_id, Change.FREEZE, data.reason))
+
+    @post("/wallet/{customer_id:str}/unfreeze", status_code=200, **protected({Role.ADMIN}, Reason.WALLET_CLOSED))
+    async def unfreeze_wallet(
+        request: Request[Any, Any, Any], customer_id: FromPath[str], data: JSONBody[ChangeStatus]
+    ) -> WalletView:
+        """Let money move again; harmless when repeated."""
+        return unwrap(await service.change_status(caller_of(request), customer_id, Change.UNFREEZE, data.reason))
+
+    @post("/wallet/{customer_id:str}/close", status_code=200, **protected({Role.ADMIN}, Reason.INVALID_STATE))
+    async def close_wallet(
+        request: Request[Any, Any, Any], customer_id: FromPath[str], data: JSONBody[ChangeStatus]
+    ) -> WalletView:
+        """Close an empty wallet for ever; harmless when repeated."""
+        return unwrap(await service.change_status(caller_of(request), customer_id, Change.CLOSE, data.reason))
+
+    @post(GROUPS_PATH, status_code=200, **internal())
+    async def post_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
+        """Orders of other services, each applied or refused by itself; outcomes in the same order."""
+        outcomes = await asyncio.gather(*(service.post_group(order) for order in data), return_exceptions=True)
+        return [
+            GroupUnknown(id=order.id, error=str(outcome)) if isinstance(outcome, BaseException) else outcome
+            for order, outcome in zip(data, outcomes, strict=True)
+        ]
+
+    @post(WALLETS_PATH, status_code=200, **internal())
+    async def open_wallet(data: JSONBody[OpenWallet]) -> WalletOpened:
+        """A wallet for a user who has just registered."""
+        await service.open_wallet(data)
+        return WalletOpened(owner=data.owner)
+
+    return [
+        credit_wallet,
+        debit_wallet,
+        validate_wallet,
+        list_wallet_audit,
+        get_wallet,
+        list_wallet_entries,
+        open_wallet_balance,
+        freeze_wallet,
+        unfreeze_wallet,
+        close_wallet,
+        post_groups,
+        open_wallet,
+    ]
+
+
+def _moved(request: Request[Any, Any, Any], moved: Moved) -> Response[MoneyMoved]:
+    headers = {REPLAYED_HEADER: "true"} if moved.replayed else {}
+    if isinstance(moved.answer, Refusal):
+        problem: Response[Any] = problem_response(request, moved.answer, headers)
+        return problem
+    return Response(moved.answer, headers=headers)

@@ -1,0 +1,5 @@
+"""The rules of the ledger, pure.
+
+``nouns`` is what there is, ``ledger`` what may happen to money, ``verdicts`` why it may not, ``wallets`` what may
+happen to a wallet.
+"""

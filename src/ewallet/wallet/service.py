@@ -1,0 +1,776 @@
+"""The wallet's use cases. Everything that writes goes through one batcher: a transaction is whatever arrived together.
+
+A batch reads what its items name (:class:`_Needs`), lets each item decide in the order of arrival, in memory, and
+writes what was decided with a handful of statements (:class:`_Batch`). A refusal is a result like any other.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count, zip_longest
+from typing import Any, TypeVar, assert_never
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from ewallet.kernel.caller import Caller, Role
+from ewallet.kernel.clock import Clock, parse_rfc3339, rfc3339
+from ewallet.kernel.errors import InvariantBroken, Reason, Refusal, invalid, not_found, unwrap
+from ewallet.kernel.ids import derived_id, new_id
+from ewallet.kernel.money import is_currency
+from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
+from ewallet.plumbing.batching import Batcher
+from ewallet.plumbing.database import Database
+from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
+from ewallet.plumbing.outbox import Event
+from ewallet.wallet import store
+from ewallet.wallet.domain import ledger
+from ewallet.wallet.domain.nouns import (
+    PLATFORM,
+    PLATFORM_OWNERS,
+    Account,
+    Book,
+    Entry,
+    Hold,
+    Kind,
+    Transfer,
+    owner_of,
+)
+from ewallet.wallet.domain.verdicts import Verdict, refusal_of
+from ewallet.wallet.domain.wallets import CLOSED, Change, Status, Wallet, set_status, status_after
+from ewallet.wallet.messages import (
+    AuditEntry,
+    AuditTrail,
+    BalanceView,
+    GroupOrder,
+    GroupOutcome,
+    GroupPosted,
+    GroupRefused,
+    MoneyMoved,
+    MovementType,
+    MoveMoney,
+    OpenWallet,
+    Statement,
+    StatementEntry,
+    TransferOrder,
+    ValidateWallet,
+    Validation,
+    WalletStatus,
+    WalletView,
+    cash_account,
+    wallet_account,
+)
+from ewallet.wallet.store import NewTransfer, StatementFilter, StoredGroup, StoredKey
+
+Result = TypeVar("Result")
+
+EXPIRED_AT_ONCE = 200
+"""Holds ended in one round of the expiry; a batch takes no more than 256 items."""
+
+# --- what can be asked of a batch ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """A direct credit or debit. The reference is an idempotency key: it determines the id of the group."""
+
+    caller: Caller
+    type: MovementType
+    request: MoveMoney
+    idempotency_key: str | None
+    transfer_id: str
+
+    @property
+    def group_id(self) -> str:
+        return derived_id("grp", self.caller.subject, f"reference\0{self.request.reference}")
+
+    @property
+    def key_id(self) -> str | None:
+        if self.idempotency_key is None:
+            return None
+        return derived_id("key", self.caller.subject, f"key\0{self.idempotency_key}")
+
+    @property
+    def transfer(self) -> Transfer:
+        request = self.request
+        own, cash = wallet_account(request.customer_id, request.currency), cash_account(request.currency)
+        debit, credit = (own, cash) if self.type is MovementType.DEBIT else (cash, own)
+        return Transfer(self.transfer_id, Kind.POSTED, debit, credit, request.amount, request.currency)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The answer to a movement, and whether it is the answer of an earlier request."""
+
+    answer: MoneyMoved | Refusal
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A balance to be opened; ``role`` is None where the wallet must exist already."""
+
+    owner: str
+    role: Role | None
+    currency: str
+    actor: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """A wallet to be frozen, unfrozen or closed; ``id`` names the event that it causes."""
+
+    id: str
+    caller: Caller
+    owner: str
+    change: Change
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """A hold whose time seems to be over."""
+
+    hold: Hold
+
+
+Item = GroupOrder | Movement | Opening | StatusChange | Expiry
+
+
+@dataclass(slots=True)
+class _Needs:
+    """Everything that the items of a batch name, so that it can be read before anything is decided."""
+
+    owners: set[str] = field(default_factory=set)
+    accounts: set[str] = field(default_factory=set)
+    groups: set[str] = field(default_factory=set)
+    transfers: set[str] = field(default_factory=set)
+    holds: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
+
+    def add(self, item: Item) -> None:
+        match item:
+            case GroupOrder():
+                self.groups.add(item.id)
+                for transfer in item.transfers:
+                    self._add_transfer(transfer)
+            case Movement():
+                self.groups.add(item.group_id)
+                self._add_transfer(item.transfer)
+                if item.key_id is not None:
+                    self.keys.add(item.key_id)
+            case Opening():
+                self.owners.add(item.owner)
+                self.accounts.update(wallet_account(owner, item.currency) for owner in (item.owner, *PLATFORM_OWNERS))
+            case StatusChange():
+                self.owners.add(item.owner)
+            case Expiry():
+                self.holds.add(item.hold.id)
+                self.accounts.update((item.hold.debit_account, item.hold.credit_account))
+            case _:
+                assert_never(item)
+
+    def _add_transfer(self, transfer: TransferOrder | Transfer) -> None:
+        self.transfers.add(transfer.id)
+        self.accounts.add(transfer.debit_account)
+        self.accounts.add(transfer.credit_account)
+        if transfer.pending_id is not None:
+            self.holds.add(transfer.pending_id)
+
+
+class _Batch:
+    """One transaction: what it has read and locked, what its items have decided, and what it will write."""
+
+    def __init__(self, tx: Connection, items: Sequence[Item], now: int) -> None:
+        needs = _Needs()
+        for item in items:
+            needs.add(item)
+        # Wallets before accounts, each in sorted order: whoever follows the same order cannot deadlock.
+        self.wallets = store.lock_wallets(tx, needs.owners)
+        needs.accounts.update(store.account_ids_of(tx, needs.owners))
+        accounts = store.lock_accounts(tx, needs.accounts)
+        # Only now, behind the locks, is an outcome looked up: the loser of a race must see what the winner stored.
+        self.groups = store.groups_by_id(tx, needs.groups)
+        self.keys = store.keys_by_id(tx, needs.keys)
+        self.book = Book(
+            accounts,
+            roles=store.roles_of(tx, {owner_of(each) for each in needs.accounts - accounts.keys()}),
+            holds=store.holds_by_id(tx, needs.holds),
+            taken_ids=store.taken_transfer_ids(tx, needs.transfers),
+        )
+        self.sums_before = ledger.sums(accounts.values())
+        # Clocks of several processes differ; on one account time must not go back.
+        self.now = max([now, *(account.updated_at for account in accounts.values())])
+        self.new_accounts: dict[str, Account] = {}
+        self.new_wallets: dict[str, Wallet] = {}
+        self.changed_accounts: dict[str, Account] = {}
+        self.changed_wallets: dict[str, Wallet] = {}
+        self.changed_holds: dict[str, Hold] = {}
+        self.new_transfers: list[NewTransfer] = []
+        self.new_groups: list[StoredGroup] = []
+        self.new_keys: list[StoredKey] = []
+        self.audit: list[AuditRecord] = []
+        self.events: list[Event] = []
+
+    def do(self, item: Item) -> Any:
+        """Decide one item; what it changes is visible to the items after it."""
+        match item:
+            case GroupOrder():
+                return self.post(item)
+            case Movement():
+                return self.move(item)
+            case Opening():
+                return self.open(item)
+            case StatusChange():
+                return self.change_status(item)
+            case Expiry():
+                return self.expire(item)
+        assert_never(item)
+
+    def write(self, tx: Connection) -> None:
+        """Write everything decided. InvariantBroken: the decisions cannot be right; nothing is written."""
+        ledger.require_sound(self.book, self.sums_before)
+        changed = [account for key, account in self.changed_accounts.items() if key not in self.new_accounts]
+        for account in self.changed_accounts.values():
+            account.version += 1
+            account.updated_at = self.now
+        store.insert_wallets(tx, self.new_wallets.values())
+        store.update_wallets(tx, self.changed_wallets.values())
+        store.insert_accounts(tx, self.new_accounts.values())
+        store.update_accounts(tx, changed)
+        store.insert_transfers(tx, self.new_transfers, self.now)
+        store.write_holds(tx, self.changed_holds.values())
+        store.insert_groups(tx, self.new_groups)
+        store.insert_keys(tx, self.new_keys)
+        store.audit.append(tx, self.now, self.audit)
+        store.outbox.add(tx, self.events)
+
+    # --- moving money
+
+    def post(self, order: GroupOrder) -> GroupOutcome:
+        """Apply a group of another service, or answer what was answered to its id before."""
+        stored = self.groups.get(order.id)
+        if stored is None:
+            return _outcome(self._decide_group(order))
+        if (name := _differing_name(stored.body, _group_body(order), _group_names())) is not None:
+            detail = f"{order.id} exists with a different {name}."
+            return GroupRefused(id=order.id, reason=Reason.IDEMPOTENCY_KEY_REUSED, detail=detail)
+        return _outcome(stored)
+
+    def _decide_group(self, order: GroupOrder) -> StoredGroup:
+        transfers = [_transfer(each) for each in order.transfers]
+        applied = self._apply(transfers, order.id, order.transaction_id, order.reference, order.description)
+        verdict = applied if isinstance(applied, Verdict) else None
+        stored = self._store_outcome(order.id, verdict, _group_body(order), None, order.request_id)
+        who = Caller(order.actor, Role.SERVICE, order.request_id)
+        self._record(who, "wallet.post_group", order.transaction_id or order.id, stored, group=order.id)
+        return stored
+
+    def move(self, movement: Movement) -> Moved:
+        """Credit or debit a wallet, or answer what was answered to the same reference or key before."""
+        key_id, group_id = movement.key_id, movement.group_id
+        key = self.keys.get(key_id) if key_id is not None else None
+        if key is not None and key.group_id != group_id:
+            return Moved(_reused("Idempotency-Key", "reference"), replayed=False)
+        stored, replayed = self.groups.get(group_id), True
+        if stored is None:
+            stored, replayed = self._decide_movement(movement, group_id), False
+        elif (name := _differing_name(stored.body, _movement_body(movement), _MOVEMENT_NAMES)) is not None:
+            return Moved(_reused("reference", name), replayed=False)
+        if key is None and key_id is not None and movement.idempotency_key is not None:
+            new_key = StoredKey(key_id, movement.caller.subject, movement.idempotency_key, group_id, self.now)
+            self.keys[key_id] = new_key
+            self.new_keys.append(new_key)
+        return Moved(_movement_answer(stored), replayed)
+
+    def _decide_movement(self, movement: Movement, group_id: str) -> StoredGroup:
+        request = movement.request
+        applied: list[Entry] | Verdict
+        if request.customer_id in PLATFORM_OWNERS:  # they have accounts, but no wallet
+            applied = Verdict.CREDIT_OWNER_NOT_FOUND
+        else:
+            applied = self._apply([movement.transfer], group_id, None, request.reference, request.description)
+        verdict = applied if isinstance(applied, Verdict) else None
+        answer = self._moved(movement) if verdict is None else None
+        encoded = _encode(answer).decode() if answer is not None else None
+        stored = self._store_outcome(group_id, verdict, _movement_body(movement), encoded, movement.caller.request_id)
+        self._record(
+            movement.caller,
+            f"wallet.{movement.type.lower()}",
+            request.customer_id,
+            stored,
+            reference=request.reference,
+            amount=request.amount,
+            currency=request.currency,
+        )
+        return stored
+
+    def _moved(self, movement: Movement) -> MoneyMoved:
+        """The answer to a movement that has just been applied; announces it, too."""
+        request = movement.request
+        available = self.book.accounts[wallet_account(request.customer_id, request.currency)].available
+        self._announce(
+            movement.transfer_id,
+            "wallet.credited" if movement.type is MovementType.CREDIT else "wallet.debited",
+            request.customer_id,
+            movement.caller.request_id,
+            {
+                "customerId": request.customer_id,
+                "transferId": movement.transfer_id,
+                "amount": request.amount,
+                "currency": request.currency,
+                "available": available,
+                "reference": request.reference,
+                "description": request.description,
+            },
+        )
+        return MoneyMoved(
+            transfer_id=movement.transfer_id,
+            customer_id=request.customer_id,
+            type=movement.type,
+            amount=request.amount,
+            currency=request.currency,
+            available=available,
+            reference=request.reference,
+            created_at=rfc3339(self.now),
+        )
+
+    def _apply(
+        self,
+        transfers: Sequence[Transfer],
+        group_id: str,
+        transaction_id: str | None,
+        reference: str | None,
+        description: str | None,
+    ) -> list[Entry] | Verdict:
+        applied = ledger.apply(self.book, transfers, self.now)
+        if isinstance(applied, Verdict):
+            return applied
+        for entry in applied:
+            transfer = entry.transfer
+            self.new_transfers.append(NewTransfer(entry, group_id, transaction_id, reference, description))
+            self._touch(transfer.debit_account, transfer.credit_account)
+            hold = self.book.holds.get(transfer.pending_id or transfer.id)
+            if hold is not None:
+                self.changed_holds[hold.id] = hold
+        return applied
+
+    def _touch(self, *account_ids: str) -> None:
+        for account_id in account_ids:
+            self.changed_accounts[account_id] = self.book.accounts[account_id]
+
+    def _store_outcome(
+        self, group_id: str, verdict: Verdict | None, body: bytes, answer: str | None, request_id: str
+    ) -> StoredGroup:
+        """Fix the outcome of an order under its id, for this batch and for ever."""
+        if verdict is None:
+            outcome, reason, detail = store.POSTED, None, None
+        else:
+            refusal = refusal_of(verdict)
+            outcome, reason, detail = verdict.value, refusal.reason.value, refusal.detail
+        stored = StoredGroup(group_id, outcome, reason, detail, body.decode(), answer, request_id, self.now)
+        self.groups[group_id] = stored
+        self.new_groups.append(stored)
+        return stored
+
+    def expire(self, expiry: Expiry) -> bool:
+        """End a hold whose time is over; False where it ended otherwise meanwhile."""
+        hold = self.book.holds[expiry.hold.id]
+        if not ledger.expire(self.book, hold, self.now):
+            return False
+        self.changed_holds[hold.id] = hold
+        self._touch(hold.debit_account, hold.credit_account)
+        detail = {"amount": hold.amount, "currency": hold.currency}
+        self.audit.append(AuditRecord("service:wallet", "wallet.expire_hold", hold.id, hold.id, SUCCEEDED, detail))
+        return True
+
+    # --- wallets
+
+    def open(self, opening: Opening) -> Refusal | None:
+        """Open a wallet and its balance in one currency; what is open is left as it is."""
+        wallet = self.wallets.get(opening.owner)
+        if wallet is None and opening.role is None:
+            return not_found("wallet")
+        account_id = wallet_account(opening.owner, opening.currency)
+        if account_id in self.book.accounts:
+            return None
+        if wallet is None:
+            wallet = self._new_wallet(opening.owner, opening.role or Role.CUSTOMER)
+        if wallet.status is Status.CLOSED:
+            return CLOSED
+        self._new_account(account_id, wallet, opening.currency)
+        caller = Caller(opening.actor, Role.SERVICE, opening.request_id)
+        self.audit.append(AuditRecord.of(caller, "wallet.open", opening.owner, currency=opening.currency))
+        return None
+
+    def _new_wallet(self, owner: str, role: Role) -> Wallet:
+        wallet = Wallet(owner, role, Status.ACTIVE, self.now, self.now)
+        self.wallets[owner] = self.new_wallets[owner] = wallet
+        self.book.roles[owner] = role
+        return wallet
+
+    def _new_account(self, account_id: str, wallet: Wallet, currency: str) -> None:
+        """Add a balance, and where they are missing the platform's accounts, so that they can be locked."""
+        for owner in PLATFORM_OWNERS:
+            platform_id = wallet_account(owner, currency)
+            if platform_id not in self.book.accounts:
+                self._add(Account(platform_id, owner, PLATFORM, currency, debits_must_not_exceed_credits=False))
+        account = Account(account_id, wallet.owner, wallet.role, currency, debits_must_not_exceed_credits=True)
+        account.frozen = wallet.status is Status.FROZEN
+        self._add(account)
+
+    def _add(self, account: Account) -> None:
+        account.created_at = account.updated_at = self.now
+        self.book.accounts[account.id] = self.new_accounts[account.id] = account
+
+    def change_status(self, change: StatusChange) -> Refusal | None:
+        """Freeze, unfreeze or close a wallet with all its accounts."""
+        wallet = self.wallets.get(change.owner)
+        if wallet is None:
+            return not_found("wallet")
+        own = [account for account in self.book.accounts.values() if account.owner == wallet.owner]
+        status = status_after(change.change, wallet.status, own)
+        if status is wallet.status:
+            return None
+        action = f"wallet.{change.change}"
+        if isinstance(status, Refusal):
+            refused = AuditRecord.of(
+                change.caller, action, wallet.owner, result=status.reason.value, reason=change.reason
+            )
+            self.audit.append(refused)
+            return status
+        set_status(wallet, own, status, self.now)
+        self.changed_wallets[wallet.owner] = wallet
+        self._touch(*(account.id for account in own))
+        self.audit.append(AuditRecord.of(change.caller, action, wallet.owner, reason=change.reason))
+        if status is not Status.CLOSED:
+            name = "wallet.frozen" if status is Status.FROZEN else "wallet.unfrozen"
+            data = {"customerId": wallet.owner, "reason": change.reason}
+            self._announce(change.id, name, wallet.owner, change.caller.request_id, data)
+        return None
+
+    # --- telling
+
+    def _announce(self, source_id: str, name: str, owner: str, request_id: str, data: dict[str, Any]) -> None:
+        self.events.append(
+            Event(
+                id=derived_id("evt", source_id, name),
+                name=name,
+                ordering_key=owner,
+                recipients=(owner,),
+                data=data,
+                occurred_at=self.now,
+                request_id=request_id,
+            )
+        )
+
+    def _record(self, caller: Caller, action: str, subject: str, stored: StoredGroup, **detail: Any) -> None:
+        """Audit the outcome of an order; ``outcome`` is the verdict where it was refused."""
+        result = stored.reason or SUCCEEDED
+        self.audit.append(AuditRecord.of(caller, action, subject, result=result, outcome=stored.outcome, **detail))
+
+
+# --- the use cases ------------------------------------------------------------------------------------------------
+
+
+class WalletService:
+    """The wallet for everybody: for HTTP, for the command line, and directly as other services' ``WalletClient``."""
+
+    def __init__(self, database: Database, *, clock: Clock, events_added: Callable[[], None] = lambda: None) -> None:
+        """``events_added`` is called after events were written: their relay need not wait for its next round."""
+        self._database = database
+        self._clock = clock
+        self._events_added = events_added
+        self._batcher: Batcher[Item, Any] = Batcher(database, self._apply)
+
+    # --- for other services
+
+    async def open_wallet(self, order: OpenWallet) -> None:
+        """Open a wallet and its balance; harmless when repeated.
+
+        Refused with ``wallet-closed``: a closed wallet gets no further currency.
+        """
+        unwrap(await self._submit(Opening(order.owner, order.role, order.currency, order.actor, order.request_id)))
+
+    async def post_group(self, order: GroupOrder) -> GroupOutcome:
+        """Apply a group of transfers, or return the stored refusal: the same answer to the same id for ever."""
+        outcome: GroupOutcome = await self._submit(order)
+        return outcome
+
+    # --- for clients
+
+    async def credit(self, caller: Caller, request: MoveMoney, idempotency_key: str | None) -> Moved:
+        """Book money that enters; the refusals are those of ``_move``."""
+        return await self._move(caller, MovementType.CREDIT, request, idempotency_key)
+
+    async def debit(self, caller: Caller, request: MoveMoney, idempotency_key: str | None) -> Moved:
+        """Book money that leaves; the refusals are those of ``_move``, and ``insufficient-funds``."""
+        return await self._move(caller, MovementType.DEBIT, request, idempotency_key)
+
+    async def _move(self, caller: Caller, type_: MovementType, request: MoveMoney, key: str | None) -> Moved:
+        """Move money between a wallet and ``cash``.
+
+        Refusals that are stored: ``not-found``, ``currency-mismatch``, ``wallet-frozen``, ``wallet-closed``,
+        ``insufficient-funds``, ``invalid-state``. Not stored: ``validation-error``, ``idempotency-key-reused``.
+        """
+        if not is_currency(request.currency):
+            return Moved(_unknown_currency(request.currency), replayed=False)
+        movement = Movement(caller, type_, request, key, transfer_id=new_id("trf", self._clock()))
+        moved: Moved = await self._submit(movement)
+        self._events_added()
+        return moved
+
+    async def wallet(self, caller: Caller, customer_id: str) -> WalletView | Refusal:
+        """A wallet with its balances. Refused with ``not-found``."""
+        found = await self._visible(caller, customer_id)
+        return found if isinstance(found, Refusal) else _view(*found)
+
+    async def validate(self, caller: Caller, request: ValidateWallet) -> Validation | Refusal:
+        """Whether a wallet could pay, with all reasons why not. Refused with ``not-found`` or ``validation-error``."""
+        if not is_currency(request.currency):
+            return _unknown_currency(request.currency)
+        found = await self._visible(caller, request.customer_id)
+        if isinstance(found, Refusal):
+            return found
+        reasons = [reason.code for reason in _reasons_against(*found, request)]
+        return Validation(valid=not reasons, reasons=reasons)
+
+    async def open_balance(self, caller: Caller, customer_id: str, currency: str) -> WalletView | Refusal:
+        """Add a balance in another currency. Refused: ``not-found``, ``validation-error``, ``wallet-closed``."""
+        if not caller.may_see(customer_id):
+            return not_found("wallet")
+        if not is_currency(currency):
+            return _unknown_currency(currency)
+        opening = Opening(customer_id, None, currency, caller.subject, caller.request_id)
+        refusal: Refusal | None = await self._submit(opening)
+        return refusal or await self.wallet(caller, customer_id)
+
+    async def change_status(
+        self, caller: Caller, customer_id: str, change: Change, reason: str
+    ) -> WalletView | Refusal:
+        """Freeze, unfreeze or close. Refused: ``not-found``, ``wallet-closed``, ``invalid-state`` (not empty)."""
+        order = StatusChange(new_id("chg", self._clock()), caller, customer_id, change, reason)
+        refusal: Refusal | None = await self._submit(order)
+        self._events_added()
+        return refusal or await self.wallet(caller, customer_id)
+
+    async def statement(
+        self,
+        caller: Caller,
+        customer_id: str,
+        *,
+        currency: str | None,
+        start: str | None,
+        end: str | None,
+        limit: int,
+        cursor: str | None,
+    ) -> Statement | Refusal:
+        """Entries newest first, from ``start`` on and before ``end`` (RFC 3339).
+
+        Refused: ``not-found``, ``validation-error``. Raises Refused where the cursor is none of ours.
+        """
+        found = await self._visible(caller, customer_id)
+        if isinstance(found, Refusal):
+            return found
+        period = _period(start, end)
+        if isinstance(period, Refusal):
+            return period
+        before = decode_cursor(cursor, tuple[int])[0] if cursor is not None else None
+        account_ids = [account.id for account in found[1] if currency in (None, account.currency)]
+        wanted = StatementFilter(*period, before, limit + 1)
+        rows = await self._database.reading(lambda tx: store.statement(tx, account_ids, wanted))
+        return Statement(
+            items=[_statement_entry(row) for row in rows[:limit]],
+            next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
+        )
+
+    async def audit_trail(
+        self, _caller: Caller, *, subject: str | None, request_id: str | None, limit: int, cursor: str | None
+    ) -> AuditTrail:
+        """Audit records newest first. Raises Refused where the cursor is none of ours."""
+        before = decode_cursor(cursor, tuple[int])[0] if cursor is not None else None
+        rows = await self._database.reading(
+            lambda tx: store.audit.find(tx, subject=subject, request_id=request_id, before=before, limit=limit + 1)
+        )
+        return AuditTrail(
+            items=[_audit_entry(row) for row in rows[:limit]],
+            next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
+        )
+
+    # --- for workers and operators
+
+    async def expire_holds(self) -> int:
+        """End the holds whose time is over; returns how many."""
+        now = self._clock()
+        due = await self._database.reading(lambda tx: store.holds_due(tx, now, EXPIRED_AT_ONCE))
+        return sum([await self._submit(Expiry(hold)) for hold in due])
+
+    def verify(self) -> list[str]:
+        """Recompute the books; a sentence for each fault. Reads everything: for the command line, not for requests."""
+        return self._database.read(store.verify)
+
+    # --- inside
+
+    def _apply(self, tx: Connection, items: Sequence[Item]) -> Sequence[Any]:
+        """One transaction; see the module."""
+        batch = _Batch(tx, items, self._clock())
+        results = [batch.do(item) for item in items]
+        batch.write(tx)
+        return results
+
+    async def _submit(self, item: Item) -> Any:
+        try:
+            return await self._batcher.submit(item)
+        except IntegrityError:
+            # Between our look and our write another process stored the same id. The second look finds it.
+            return await self._batcher.submit(item)
+
+    async def _visible(self, caller: Caller, customer_id: str) -> tuple[Wallet, list[Account]] | Refusal:
+        if not caller.may_see(customer_id) or not customer_id.isascii():
+            return not_found("wallet")
+        found = await self._database.reading(lambda tx: store.wallet_with_accounts(tx, customer_id))
+        return found or not_found("wallet")
+
+
+# --- bodies: what was ordered, to tell a repetition from another order ---------------------------------------------
+
+_encode = msgspec.json.Encoder().encode
+_decode_body = msgspec.json.Decoder(list[Any]).decode
+_decode_moved = msgspec.json.Decoder(MoneyMoved).decode
+
+_TRANSFER_NAMES = tuple(TransferOrder.__struct_fields__)
+_MOVEMENT_NAMES = ("type", "customerId", "amount", "currency", "description")
+
+
+def _group_body(order: GroupOrder) -> bytes:
+    """The order without who asked, which a repetition by the recovery may change."""
+    transfers = chain.from_iterable(msgspec.structs.astuple(each) for each in order.transfers)
+    return _encode((order.transaction_id, order.reference, order.description, *transfers))
+
+
+def _group_names() -> Iterator[str]:
+    yield from ("transaction_id", "reference", "description")
+    for number in count():
+        yield from (f"transfers[{number}].{name}" for name in _TRANSFER_NAMES)
+
+
+def _movement_body(movement: Movement) -> bytes:
+    request = movement.request
+    return _encode((movement.type, request.customer_id, request.amount, request.currency, request.description))
+
+
+def _differing_name(stored: str, wanted: bytes, names: Iterator[str] | Sequence[str]) -> str | None:
+    """The name of the first value in which an order differs from the stored one, or None where they are equal."""
+    if stored.encode() == wanted:
+        return None
+    pairs = zip_longest(_decode_body(stored), _decode_body(wanted), fillvalue=msgspec.UNSET)
+    return next((name for name, (before, after) in zip(names, pairs, strict=False) if before != after), "body")
+
+
+def _transfer(order: TransferOrder) -> Transfer:
+    return Transfer(
+        order.id,
+        Kind(order.kind),
+        order.debit_account,
+        order.credit_account,
+        order.amount,
+        order.currency,
+        order.credit_role,
+        order.pending_id,
+        order.timeout_seconds,
+    )
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+
+def _outcome(stored: StoredGroup) -> GroupOutcome:
+    if stored.reason is None:
+        return GroupPosted(id=stored.id, posted_at=stored.at)
+    return GroupRefused(id=stored.id, reason=Reason(stored.reason), detail=stored.detail or "")
+
+
+def _movement_answer(stored: StoredGroup) -> MoneyMoved | Refusal:
+    """What was answered to the first request: a refusal with the id of that request."""
+    if stored.reason is not None:
+        return Refusal(Reason(stored.reason), stored.detail or "", members={"requestId": stored.request_id})
+    if stored.answer is None:
+        raise InvariantBroken(f"group {stored.id} was posted without an answer")
+    return _decode_moved(stored.answer)
+
+
+def _reused(key: str, name: str) -> Refusal:
+    return Refusal(
+        Reason.IDEMPOTENCY_KEY_REUSED,
+        f"This {key} belongs to a request with a different {name}: use a new one for a new request.",
+    )
+
+
+def _unknown_currency(code: str) -> Refusal:
+    return invalid("/currency", f"{code} is no currency that the platform knows.")
+
+
+def _view(wallet: Wallet, accounts: Sequence[Account]) -> WalletView:
+    return WalletView(
+        customer_id=wallet.owner,
+        status=WalletStatus(wallet.status),
+        balances=[
+            BalanceView(currency=account.currency, available=account.available, held=account.debits_pending)
+            for account in accounts
+        ],
+        created_at=rfc3339(wallet.created_at),
+        updated_at=rfc3339(max([wallet.updated_at, *(account.updated_at for account in accounts)])),
+    )
+
+
+def _reasons_against(wallet: Wallet, accounts: Sequence[Account], request: ValidateWallet) -> Iterator[Reason]:
+    """Everything that would refuse a payment of this amount out of the wallet."""
+    account = next((each for each in accounts if each.currency == request.currency), None)
+    if account is None:
+        yield Reason.CURRENCY_MISMATCH
+    elif account.available < request.amount:
+        yield Reason.INSUFFICIENT_FUNDS
+    if wallet.status is Status.FROZEN:
+        yield Reason.WALLET_FROZEN
+    if wallet.status is Status.CLOSED:
+        yield Reason.WALLET_CLOSED
+
+
+def _period(start: str | None, end: str | None) -> tuple[int | None, int | None] | Refusal:
+    moments: list[int | None] = []
+    for name, text in (("from", start), ("to", end)):
+        moment = parse_rfc3339(text) if text is not None else None
+        if text is not None and moment is None:
+            return invalid(name, "This is no time: write it like 2026-11-22T08:15:30.123Z.")
+        moments.append(moment)
+    return moments[0], moments[1]
+
+
+def _statement_entry(row: Any) -> StatementEntry:
+    return StatementEntry(
+        transfer_id=row.id,
+        type=MovementType.DEBIT if row.is_debit else MovementType.CREDIT,
+        amount=row.amount,
+        currency=row.currency,
+        balance_after=row.balance_after,
+        counterparty=owner_of(row.counterparty_account),
+        transaction_id=row.transaction_id,
+        reference=row.reference,
+        description=row.description,
+        created_at=rfc3339(row.at),
+    )
+
+
+def _audit_entry(row: Any) -> AuditEntry:
+    return AuditEntry(
+        sequence=row.sequence,
+        at=rfc3339(row.at),
+        actor=row.actor,
+        action=row.action,
+        subject=row.subject,
+        request_id=row.request_id,
+        result=row.result,
+        detail=msgspec.json.decode(row.detail),
+        hash=row.hash,
+    )

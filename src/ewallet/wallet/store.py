@@ -1,0 +1,559 @@
+"""The wallet's tables and every SQL statement on them.
+
+Reads of a batch are one statement for each table, whatever the batch's size, and lock in the order of the ids. The
+hot statements are written as text: they run a thousand times a second, and building them anew costs more than the
+database needs to answer.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Connection,
+    Index,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    UniqueConstraint,
+    literal,
+    select,
+    union_all,
+)
+
+from ewallet.plumbing.audit import AuditLog
+from ewallet.plumbing.leases import Leases
+from ewallet.plumbing.outbox import Outbox
+from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
+from ewallet.wallet.domain.ledger import sums
+from ewallet.wallet.domain.nouns import Account, Entry, Hold, HoldState, Kind
+from ewallet.wallet.domain.wallets import Status, Wallet
+
+metadata = MetaData()
+
+wallets = table(
+    "wallet_wallets",
+    metadata,
+    Column("owner", IDENTIFIER, primary_key=True),
+    Column("role", IDENTIFIER, nullable=False),
+    Column("status", IDENTIFIER, nullable=False),
+    Column("created_at", INTEGER, nullable=False),
+    Column("updated_at", INTEGER, nullable=False),
+)
+
+accounts = table(
+    "wallet_accounts",
+    metadata,
+    Column("id", IDENTIFIER, primary_key=True),
+    Column("owner", IDENTIFIER, nullable=False),
+    Column("role", IDENTIFIER, nullable=False),
+    Column("currency", IDENTIFIER, nullable=False),
+    Column("debits_must_not_exceed_credits", INTEGER, nullable=False),
+    Column("debits_posted", INTEGER, nullable=False),
+    Column("credits_posted", INTEGER, nullable=False),
+    Column("debits_pending", INTEGER, nullable=False),
+    Column("credits_pending", INTEGER, nullable=False),
+    Column("frozen", INTEGER, nullable=False),
+    Column("closed", INTEGER, nullable=False),
+    Column("version", INTEGER, nullable=False),
+    Column("created_at", INTEGER, nullable=False),
+    Column("updated_at", INTEGER, nullable=False),
+    CheckConstraint(
+        "debits_posted >= 0 AND credits_posted >= 0 AND debits_pending >= 0 AND credits_pending >= 0",
+        name="wallet_accounts_count_up",
+    ),
+    CheckConstraint(
+        "debits_must_not_exceed_credits = 0 OR debits_posted + debits_pending <= credits_posted",
+        name="wallet_accounts_not_below_zero",
+    ),
+    Index("wallet_accounts_by_owner", "owner"),
+)
+
+transfers = table(
+    "wallet_transfers",
+    metadata,
+    Column("sequence", INTEGER, primary_key=True, autoincrement=True),
+    Column("id", IDENTIFIER, nullable=False),
+    Column("group_id", IDENTIFIER, nullable=False),
+    Column("kind", IDENTIFIER, nullable=False),
+    Column("debit_account", IDENTIFIER, nullable=False),
+    Column("credit_account", IDENTIFIER, nullable=False),
+    Column("amount", INTEGER, nullable=False),
+    Column("currency", IDENTIFIER, nullable=False),
+    Column("pending_id", IDENTIFIER),
+    Column("expires_at", INTEGER),
+    Column("transaction_id", IDENTIFIER),
+    Column("reference", SHORT_TEXT),
+    Column("description", LONG_TEXT),
+    Column("debit_balance_after", INTEGER, nullable=False),
+    Column("credit_balance_after", INTEGER, nullable=False),
+    Column("at", INTEGER, nullable=False),
+    UniqueConstraint("id", name="wallet_transfers_id"),
+    CheckConstraint("amount > 0", name="wallet_transfers_amount_is_positive"),
+    CheckConstraint("debit_account <> credit_account", name="wallet_transfers_accounts_are_different"),
+    Index("wallet_transfers_by_debit_account", "debit_account", "sequence"),
+    Index("wallet_transfers_by_credit_account", "credit_account", "sequence"),
+    Index("wallet_transfers_by_group", "group_id"),
+)
+
+holds = table(
+    "wallet_holds",
+    metadata,
+    Column("id", IDENTIFIER, primary_key=True),
+    Column("debit_account", IDENTIFIER, nullable=False),
+    Column("credit_account", IDENTIFIER, nullable=False),
+    Column("amount", INTEGER, nullable=False),
+    Column("currency", IDENTIFIER, nullable=False),
+    Column("state", IDENTIFIER, nullable=False),
+    Column("expires_at", INTEGER),
+    Column("updated_at", INTEGER, nullable=False),
+    CheckConstraint("amount > 0", name="wallet_holds_amount_is_positive"),
+    Index("wallet_holds_by_expiry", "state", "expires_at"),
+)
+
+groups = table(
+    "wallet_groups",
+    metadata,
+    Column("id", IDENTIFIER, primary_key=True),
+    Column("outcome", IDENTIFIER, nullable=False),
+    Column("reason", IDENTIFIER),
+    Column("detail", LONG_TEXT),
+    Column("body", LONG_TEXT, nullable=False),
+    Column("answer", LONG_TEXT),
+    Column("request_id", KEY, nullable=False),
+    Column("at", INTEGER, nullable=False),
+    CheckConstraint("(outcome = 'posted') = (reason IS NULL)", name="wallet_groups_posted_or_refused"),
+)
+
+keys = table(
+    "wallet_keys",
+    metadata,
+    Column("id", IDENTIFIER, primary_key=True),
+    Column("caller", IDENTIFIER, nullable=False),
+    Column("idempotency_key", KEY, nullable=False),
+    Column("group_id", IDENTIFIER, nullable=False),
+    Column("at", INTEGER, nullable=False),
+)
+
+audit = AuditLog(metadata, "wallet")
+outbox = Outbox(metadata, "wallet")
+leases = Leases(metadata, "wallet")
+
+POSTED = "posted"
+"""The outcome of a group that was applied; a refused one's outcome is its verdict."""
+
+_TRANSFER_COLUMNS = tuple(name for name in transfers.columns.keys() if name != "sequence")  # noqa: SIM118  # SQLAlchemy's collection iterates over columns
+_ACCOUNT_UPDATES = (
+    "debits_posted",
+    "credits_posted",
+    "debits_pending",
+    "credits_pending",
+    "frozen",
+    "closed",
+    "version",
+    "updated_at",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGroup:
+    """The outcome of an order under its id, and the order itself, to tell a repetition from another order.
+
+    Fields in the order of the table's columns. ``reason`` and ``detail`` are those of a refusal; ``answer`` is what a
+    direct credit or debit was answered; ``request_id`` is that of the first request.
+    """
+
+    id: str
+    outcome: str
+    reason: str | None
+    detail: str | None
+    body: str
+    answer: str | None
+    request_id: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """An idempotency key and the group it belongs to. Fields in the order of the table's columns."""
+
+    id: str
+    caller: str
+    idempotency_key: str
+    group_id: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewTransfer:
+    """An applied transfer with what only the order as a whole knows."""
+
+    entry: Entry
+    group_id: str
+    transaction_id: str | None
+    reference: str | None
+    description: str | None
+
+
+# --- reading what a batch decides on ------------------------------------------------------------------------------
+
+
+def lock_wallets(tx: Connection, owners: Collection[str]) -> dict[str, Wallet]:
+    """Lock wallets in the order of their owners; always before accounts."""
+    rows = _rows_in(tx, wallets, "owner", owners, tail=_locked(tx, "owner"))
+    return {row.owner: Wallet(row.owner, row.role, Status(row.status), row.created_at, row.updated_at) for row in rows}
+
+
+def lock_accounts(tx: Connection, ids: Collection[str]) -> dict[str, Account]:
+    """Lock accounts in the order of their ids: two batches that meet can wait for each other, but never in a ring."""
+    return {row[0]: Account(*row) for row in _rows_in(tx, accounts, "id", ids, tail=_locked(tx, "id"))}
+
+
+def account_ids_of(tx: Connection, owners: Collection[str]) -> list[str]:
+    """The accounts of owners whose wallets are locked, so that none can be added meanwhile."""
+    return [row.id for row in _rows_in(tx, accounts, "owner", owners)]
+
+
+def roles_of(tx: Connection, owners: Collection[str]) -> dict[str, str]:
+    """The roles of those owners that have a wallet."""
+    return {row.owner: row.role for row in _rows_in(tx, wallets, "owner", owners)}
+
+
+def groups_by_id(tx: Connection, ids: Collection[str]) -> dict[str, StoredGroup]:
+    """The outcomes of those orders that are known already."""
+    return {row[0]: StoredGroup(*row) for row in _rows_in(tx, groups, "id", ids)}
+
+
+def keys_by_id(tx: Connection, ids: Collection[str]) -> dict[str, StoredKey]:
+    """Those idempotency keys that are known already."""
+    return {row[0]: StoredKey(*row) for row in _rows_in(tx, keys, "id", ids)}
+
+
+def holds_by_id(tx: Connection, ids: Collection[str]) -> dict[str, Hold]:
+    """Holds; the locks on their accounts guard them too."""
+    return {row[0]: _hold(row) for row in _rows_in(tx, holds, "id", ids)}
+
+
+def taken_transfer_ids(tx: Connection, ids: Collection[str]) -> set[str]:
+    """Those ids that a transfer has already."""
+    return {row[0] for row in _rows_in(tx, transfers, "id", ids, columns=("id",))}
+
+
+def holds_due(tx: Connection, now: int, limit: int) -> list[Hold]:
+    """Holds whose time is over and that nobody has ended."""
+    query = (
+        select(holds)
+        .where(holds.c.state == HoldState.PENDING, holds.c.expires_at <= now)
+        .order_by(holds.c.expires_at)
+        .limit(limit)
+    )
+    return [_hold(row) for row in tx.execute(query)]
+
+
+def _hold(row: Row[Any]) -> Hold:
+    return Hold(
+        row.id,
+        row.debit_account,
+        row.credit_account,
+        row.amount,
+        row.currency,
+        HoldState(row.state),
+        row.expires_at,
+        row.updated_at,
+    )
+
+
+def _locked(tx: Connection, order: str) -> str:
+    """On SQLite the whole file is locked from the transaction's beginning."""
+    return f" ORDER BY {order}" if tx.dialect.name == "sqlite" else f" ORDER BY {order} FOR UPDATE"
+
+
+def _rows_in(
+    tx: Connection,
+    source: Table,
+    key: str,
+    wanted: Collection[str],
+    *,
+    columns: tuple[str, ...] = (),
+    tail: str = "",
+) -> Sequence[Any]:
+    """The rows whose ``key`` is among those wanted."""
+    if not wanted:
+        return ()
+    values = sorted(wanted)
+    size = 1 << (len(values) - 1).bit_length()
+    # The last value is repeated up to a power of two: few different statements, each prepared once.
+    values += values[-1:] * (size - len(values))
+    names = columns or tuple(source.columns.keys())
+    mark = "?" if tx.dialect.name == "sqlite" else "%s"
+    return tx.exec_driver_sql(_select_in(source.name, names, key, (mark,) * size) + tail, tuple(values)).all()
+
+
+@lru_cache(maxsize=512)
+def _select_in(table_name: str, columns: tuple[str, ...], key: str, marks: tuple[str, ...]) -> str:
+    return f"SELECT {', '.join(columns)} FROM {table_name} WHERE {key} IN ({', '.join(marks)})"  # noqa: S608  # names of ours; values are bound
+
+
+# --- writing what a batch has decided -----------------------------------------------------------------------------
+
+
+def insert_transfers(tx: Connection, new: Iterable[NewTransfer], at: int) -> None:
+    """Append transfers in the order in which they were applied."""
+    insert_rows(tx, transfers, [_transfer_row(each, at) for each in new], columns=_TRANSFER_COLUMNS)
+
+
+def _transfer_row(new: NewTransfer, at: int) -> tuple[Any, ...]:
+    entry, transfer = new.entry, new.entry.transfer
+    return (
+        transfer.id,
+        new.group_id,
+        transfer.kind,
+        transfer.debit_account,
+        transfer.credit_account,
+        transfer.amount,
+        transfer.currency,
+        transfer.pending_id,
+        entry.expires_at,
+        new.transaction_id,
+        new.reference,
+        new.description,
+        entry.debit_balance_after,
+        entry.credit_balance_after,
+        at,
+    )
+
+
+def insert_accounts(tx: Connection, new: Iterable[Account]) -> None:
+    """Add accounts; one that another process added at this moment is an IntegrityError, never overwritten."""
+    insert_rows(tx, accounts, [_account_row(account) for account in new])
+
+
+def update_accounts(tx: Connection, changed: Iterable[Account]) -> None:
+    """Write accounts that :func:`lock_accounts` has locked."""
+    upsert_rows(tx, accounts, [_account_row(account) for account in changed], update=_ACCOUNT_UPDATES)
+
+
+def _account_row(account: Account) -> tuple[Any, ...]:
+    return (
+        account.id,
+        account.owner,
+        account.role,
+        account.currency,
+        int(account.debits_must_not_exceed_credits),
+        account.debits_posted,
+        account.credits_posted,
+        account.debits_pending,
+        account.credits_pending,
+        int(account.frozen),
+        int(account.closed),
+        account.version,
+        account.created_at,
+        account.updated_at,
+    )
+
+
+def insert_wallets(tx: Connection, new: Iterable[Wallet]) -> None:
+    """Add wallets; one that another process added at this moment is an IntegrityError, never overwritten."""
+    insert_rows(tx, wallets, [_wallet_row(wallet) for wallet in new])
+
+
+def update_wallets(tx: Connection, changed: Iterable[Wallet]) -> None:
+    """Write wallets that :func:`lock_wallets` has locked."""
+    upsert_rows(tx, wallets, [_wallet_row(wallet) for wallet in changed], update=("status", "updated_at"))
+
+
+def _wallet_row(wallet: Wallet) -> tuple[Any, ...]:
+    return wallet.owner, wallet.role, wallet.status, wallet.created_at, wallet.updated_at
+
+
+def write_holds(tx: Connection, changed: Iterable[Hold]) -> None:
+    """Add new holds and write the state of those that have ended."""
+    rows = [
+        (
+            hold.id,
+            hold.debit_account,
+            hold.credit_account,
+            hold.amount,
+            hold.currency,
+            hold.state,
+            hold.expires_at,
+            hold.updated_at,
+        )
+        for hold in changed
+    ]
+    upsert_rows(tx, holds, rows, update=("state", "updated_at"))
+
+
+def insert_groups(tx: Connection, new: Iterable[StoredGroup]) -> None:
+    """Store outcomes under their ids; one that is there already is an IntegrityError, never overwritten."""
+    rows = [
+        (
+            group.id,
+            group.outcome,
+            group.reason,
+            group.detail,
+            group.body,
+            group.answer,
+            group.request_id,
+            group.at,
+        )
+        for group in new
+    ]
+    insert_rows(tx, groups, rows)
+
+
+def insert_keys(tx: Connection, new: Iterable[StoredKey]) -> None:
+    """Store idempotency keys; one that is there already is an IntegrityError, never overwritten."""
+    insert_rows(tx, keys, [(key.id, key.caller, key.idempotency_key, key.group_id, key.at) for key in new])
+
+
+# --- reading for people -------------------------------------------------------------------------------------------
+
+
+def wallet_with_accounts(tx: Connection, owner: str) -> tuple[Wallet, list[Account]] | None:
+    """A wallet and its accounts as of one moment, in the order of their currencies."""
+    query = (
+        select(wallets, accounts)
+        .join_from(wallets, accounts, accounts.c.owner == wallets.c.owner, isouter=True)
+        .where(wallets.c.owner == owner)
+        .order_by(accounts.c.currency)
+    )
+    rows = tx.execute(query).all()
+    if not rows:
+        return None
+    width = len(wallets.columns)
+    name, role, status, created_at, updated_at = rows[0][:width]
+    wallet = Wallet(name, role, Status(status), created_at, updated_at)
+    return wallet, [Account(*row[width:]) for row in rows if row[width] is not None]
+
+
+class StatementFilter(NamedTuple):
+    """Which entries are wanted: from ``start`` on and before ``end``, older than the sequence ``before``."""
+
+    start: int | None
+    end: int | None
+    before: int | None
+    limit: int
+
+
+def statement(tx: Connection, account_ids: Sequence[str], wanted: StatementFilter) -> Sequence[Row[Any]]:
+    """Posted transfers of some accounts, newest first, merged from a range of an index for each account and side.
+
+    Columns: ``sequence, id, is_debit, amount, currency, balance_after, counterparty_account, transaction_id,
+    reference, description, at``.
+    """
+    if not account_ids:
+        return ()
+    ranges = [
+        _statement_range(account_id, wanted, is_debit=is_debit)
+        for account_id in account_ids
+        for is_debit in (True, False)
+    ]
+    return tx.execute(statement_query(ranges, wanted.limit)).all()
+
+
+def statement_query(ranges: Sequence[Select[Any]], limit: int) -> Any:
+    """The newest of several ranges, each of which has been cut to ``limit`` rows by itself."""
+    merged = union_all(*(select(one.subquery()) for one in ranges)).subquery()
+    return select(merged).order_by(merged.c.sequence.desc()).limit(limit)
+
+
+def _statement_range(account_id: str, wanted: StatementFilter, *, is_debit: bool) -> Select[Any]:
+    own, other, balance = (
+        (transfers.c.debit_account, transfers.c.credit_account, transfers.c.debit_balance_after)
+        if is_debit
+        else (transfers.c.credit_account, transfers.c.debit_account, transfers.c.credit_balance_after)
+    )
+    query = (
+        select(
+            transfers.c.sequence,
+            transfers.c.id,
+            literal(int(is_debit)).label("is_debit"),
+            transfers.c.amount,
+            transfers.c.currency,
+            balance.label("balance_after"),
+            other.label("counterparty_account"),
+            transfers.c.transaction_id,
+            transfers.c.reference,
+            transfers.c.description,
+            transfers.c.at,
+        )
+        .where(own == account_id, transfers.c.kind.in_((Kind.POSTED, Kind.POST)))
+        .order_by(transfers.c.sequence.desc())
+        .limit(wanted.limit)
+    )
+    if wanted.start is not None:
+        query = query.where(transfers.c.at >= wanted.start)
+    if wanted.end is not None:
+        query = query.where(transfers.c.at < wanted.end)
+    if wanted.before is not None:
+        query = query.where(transfers.c.sequence < wanted.before)
+    return query
+
+
+# --- checking the books -------------------------------------------------------------------------------------------
+
+_VERIFIED_AT_ONCE = 5_000
+
+
+def verify(tx: Connection) -> list[str]:
+    """Recompute everything that can be recomputed; a sentence for each fault found.
+
+    Every balance from the transfers, every balance-after, what is held from the holds, every currency's sum, and the
+    audit chain. ``tx`` must see one snapshot.
+    """
+    stored = {row[0]: Account(*row) for row in tx.execute(select(accounts))}
+    faults = [*_transfer_faults(tx, stored), *_hold_faults(tx, stored)]
+    for currency, (posted, pending) in sorted(sums(stored.values()).items()):
+        if posted or pending:
+            faults.append(f"the accounts of {currency} do not sum to zero: posted {posted}, held {pending}")
+    audit_fault = audit.first_fault(tx)
+    return faults if audit_fault is None else [*faults, audit_fault]
+
+
+def _transfer_faults(tx: Connection, stored: dict[str, Account]) -> Iterator[str]:
+    """Add up all transfers from the first one on, and compare on the way and at the end."""
+    debits = dict.fromkeys(stored, 0)
+    credits_ = dict.fromkeys(stored, 0)
+    for row in _all_transfers(tx):
+        if row.debit_account not in stored or row.credit_account not in stored:
+            yield f"transfer {row.id} names an account that does not exist"
+            continue
+        if row.kind in (Kind.POSTED, Kind.POST):
+            debits[row.debit_account] += row.amount
+            credits_[row.credit_account] += row.amount
+        for account_id, after in (
+            (row.debit_account, row.debit_balance_after),
+            (row.credit_account, row.credit_balance_after),
+        ):
+            if credits_[account_id] - debits[account_id] != after:
+                yield f"transfer {row.id} says that {account_id} had {after} after it, its transfers say otherwise"
+    for account in stored.values():
+        if (account.debits_posted, account.credits_posted) != (debits[account.id], credits_[account.id]):
+            yield (
+                f"account {account.id} has debits of {account.debits_posted} and credits of {account.credits_posted}, "
+                f"its transfers add up to {debits[account.id]} and {credits_[account.id]}"
+            )
+
+
+def _all_transfers(tx: Connection) -> Iterator[Row[Any]]:
+    last = 0
+    while page := tx.execute(
+        select(transfers).where(transfers.c.sequence > last).order_by(transfers.c.sequence).limit(_VERIFIED_AT_ONCE)
+    ).all():
+        yield from page
+        last = page[-1].sequence
+
+
+def _hold_faults(tx: Connection, stored: dict[str, Account]) -> Iterator[str]:
+    held = {account_id: [0, 0] for account_id in stored}
+    for hold in tx.execute(select(holds).where(holds.c.state == HoldState.PENDING)):
+        held[hold.debit_account][0] += hold.amount
+        held[hold.credit_account][1] += hold.amount
+    for account in stored.values():
+        if [account.debits_pending, account.credits_pending] != held[account.id]:
+            yield f"account {account.id} holds {account.debits_pending}, its holds add up to {held[account.id][0]}"

@@ -1,0 +1,119 @@
+"""A wallet service on a real, migrated database, and the orders that tests send it."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+
+from ewallet.kernel.caller import Caller, Role
+from ewallet.kernel.clock import Clock, system_clock
+from ewallet.kernel.ids import new_id
+from ewallet.plumbing.database import Database, open_database
+from ewallet.plumbing.migrations import migrate
+from ewallet.wallet.messages import (
+    GroupOrder,
+    MoveMoney,
+    OpenWallet,
+    TransferKind,
+    TransferOrder,
+    wallet_account,
+)
+from ewallet.wallet.service import Moved, WalletService
+
+NOW = 1_790_000_000_000_000  # some moment, in microseconds since the epoch
+
+ADMIN = Caller("usr_admin", Role.ADMIN, "req_admin")
+BACK_END = Caller("cli_backend", Role.SERVICE, "req_backend")
+ALICE, BOB, CAROL = "usr_alice", "usr_bob", "usr_carol"
+
+_numbers = count(1)
+
+
+def customer(owner: str) -> Caller:
+    """The owner of a wallet, as a caller."""
+    return Caller(owner, Role.CUSTOMER, "req_customer")
+
+
+def fresh(prefix: str) -> str:
+    """An id that no test has used before."""
+    return f"{prefix}_{next(_numbers):026d}"
+
+
+@contextmanager
+def opened_database(url: str) -> Iterator[Database]:
+    """The wallet's database, migrated; closed at the end."""
+    migrate("wallet", url)
+    database = open_database(url, "wallet")
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@asynccontextmanager
+async def running_wallet(url: str, *, clock: Clock = system_clock) -> AsyncIterator[WalletService]:
+    """A wallet service of its own on a database that others may use, too."""
+    with opened_database(url) as database:
+        yield WalletService(database, clock=clock)
+
+
+async def open_wallet(
+    wallet: WalletService, owner: str, *, role: Role = Role.CUSTOMER, currency: str = "USD", amount: int = 0
+) -> None:
+    """A wallet, with some money in it if wanted."""
+    order = OpenWallet(owner=owner, role=role, currency=currency, actor="service:auth", request_id="req_open")
+    await wallet.open_wallet(order)
+    if amount:
+        await credit(wallet, owner, amount, currency=currency)
+
+
+async def credit(wallet: WalletService, owner: str, amount: int, *, currency: str = "USD") -> Moved:
+    """Money from outside, which must be booked."""
+    request = MoveMoney(customer_id=owner, amount=amount, currency=currency, reference=fresh("ref"))
+    return await wallet.credit(BACK_END, request, None)
+
+
+def transfer(
+    debit: str,
+    credit_to: str,
+    amount: int,
+    *,
+    kind: TransferKind = TransferKind.POSTED,
+    currency: str = "USD",
+    credit_role: Role | None = None,
+    pending_id: str | None = None,
+    timeout_seconds: int | None = None,
+    id_: str = "",
+) -> TransferOrder:
+    """One transfer between the accounts of two owners; ``cash`` and ``fees`` are owners, too."""
+    return TransferOrder(
+        id=id_ or fresh("trf"),
+        kind=kind,
+        debit_account=wallet_account(debit, currency),
+        credit_account=wallet_account(credit_to, currency),
+        amount=amount,
+        currency=currency,
+        credit_role=credit_role,
+        pending_id=pending_id,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def group(*transfers: TransferOrder, id_: str = "", transaction_id: str | None = None) -> GroupOrder:
+    """Transfers as one order."""
+    return GroupOrder(
+        id=id_ or fresh("grp"),
+        transfers=transfers,
+        transaction_id=transaction_id,
+        actor="usr_payer",
+        request_id="req_group",
+    )
+
+
+def payment(payer: str, merchant: str, amount: int, fee: int, *, id_: str = "", currency: str = "USD") -> GroupOrder:
+    """What the payment service orders: the net amount to the merchant, the fee to the platform."""
+    return group(
+        transfer(payer, merchant, amount - fee, credit_role=Role.MERCHANT, currency=currency),
+        transfer(payer, "fees", fee, currency=currency),
+        id_=id_,
+        transaction_id=new_id("pay", NOW),
+    )
