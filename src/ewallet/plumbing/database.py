@@ -66,13 +66,7 @@ class Database:
         DatabaseUnavailable: still failing transiently after the last attempt. Other errors of ``work`` pass through.
         """
         try:
-            for attempt in stamina.retry_context(
-                on=is_transient,
-                attempts=MAXIMUM_ATTEMPTS,
-                timeout=MAXIMUM_SECONDS,
-                wait_initial=0.005,
-                wait_max=0.5,
-            ):
+            for attempt in _attempts():
                 with attempt, _marked_open(), self._writer.begin() as tx:
                     return work(tx)
         except DBAPIError as error:
@@ -84,13 +78,7 @@ class Database:
     def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` in one read transaction (a single snapshot on SQLite), in this thread."""
         try:
-            for attempt in stamina.retry_context(
-                on=is_transient,
-                attempts=MAXIMUM_ATTEMPTS,
-                timeout=MAXIMUM_SECONDS,
-                wait_initial=0.005,
-                wait_max=0.5,
-            ):
+            for attempt in _attempts():
                 with attempt, self._reader.begin() as tx:
                     return work(tx)
         except DBAPIError as error:
@@ -98,6 +86,18 @@ class Database:
                 raise DatabaseUnavailable(f"the {self.name} database does not answer") from error
             raise
         raise DatabaseUnavailable(f"no attempt was made on the {self.name} database")  # pragma: no cover
+
+    def snapshot(self, work: Callable[[Connection], Result]) -> Result:
+        """Run ``work`` in this thread on the data as they are at one moment, however long it reads and others write."""
+
+        def on_one_moment(tx: Connection) -> Result:
+            if self.dialect != "sqlite":
+                # The session reads what is committed at each statement; both of these are for one transaction only.
+                tx.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                tx.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+            return work(tx)
+
+        return self.read(on_one_moment)
 
     async def writing(self, work: Callable[[Connection], Result]) -> Result:
         """:meth:`transact` in the writer thread: for writes too rare to be gathered into batches."""
@@ -146,6 +146,20 @@ def is_transient(error: Exception) -> bool:
         return getattr(original, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE in _TRANSIENT_SQLITE
     code = original.args[0] if original is not None and original.args else None
     return error.connection_invalidated or code in _TRANSIENT_MYSQL
+
+
+def _attempts() -> Iterator[stamina.Attempt]:
+    """From a few milliseconds, enough for the winner of a deadlock to commit, to the time that a server needs to
+    come back. The jitter keeps two losers from meeting again.
+    """
+    yield from stamina.retry_context(
+        on=is_transient,
+        attempts=MAXIMUM_ATTEMPTS,
+        timeout=MAXIMUM_SECONDS,
+        wait_initial=0.005,
+        wait_jitter=0.02,
+        wait_max=1.0,
+    )
 
 
 @contextmanager
