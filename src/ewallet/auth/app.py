@@ -1,0 +1,79 @@
+"""Auth put together: its database, its use cases, its background work, its HTTP side."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+
+from ewallet.auth.api import routes
+from ewallet.auth.service import AuthService
+from ewallet.auth.worker import FORGETTING_PAUSE_SECONDS, RECOVERY_PAUSE_SECONDS, Forgetting, Recovery
+from ewallet.kernel.clock import Clock, system_clock
+from ewallet.kernel.errors import Refusal
+from ewallet.plumbing.database import open_database
+from ewallet.plumbing.http.addresses import trusted_proxies
+from ewallet.plumbing.http.application import House, service_application
+from ewallet.plumbing.settings import Settings, SettingsError
+from ewallet.plumbing.tokens import Verifier
+from ewallet.plumbing.worker import run_forever
+from ewallet.wallet.client import WalletClient
+
+
+def create_app(
+    settings: Settings,
+    *,
+    verifier: Verifier,
+    internal_secret: str,
+    wallet: WalletClient,
+    clock: Clock = system_clock,
+) -> House[AuthService]:
+    """Auth on its migrated database, which closes with the application's lifespan.
+
+    The lifespan makes the first signing key and the first administrator, and raises SettingsError where the settings
+    name one who cannot be.
+    """
+    database = open_database(settings.database_url("auth"), "auth")
+    service = AuthService(database, settings=settings, wallet=wallet, verifier=verifier, clock=clock)
+    recovery, forgetting = Recovery(service), Forgetting(service)
+
+    @asynccontextmanager
+    async def lifespan(_application: Litestar) -> AsyncIterator[None]:
+        workers: list[asyncio.Task[None]] = []
+        try:
+            await service.make_first_key()
+            await _ensure_admin(service, settings)
+            workers += [
+                asyncio.create_task(
+                    run_forever("auth-recovery", recovery.run_once, pause_seconds=RECOVERY_PAUSE_SECONDS)
+                ),
+                asyncio.create_task(
+                    run_forever("auth-forgetting", forgetting.run_once, pause_seconds=FORGETTING_PAUSE_SECONDS)
+                ),
+            ]
+            yield
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            service.close()
+            database.close()
+
+    application = service_application(
+        name="auth",
+        routes=routes(service),
+        verifier=verifier,
+        internal_secret=internal_secret,
+        lifespan=[lifespan],
+        trusted_proxies=trusted_proxies(settings.trusted_proxies),
+        ready=database.ping,
+    )
+    return House("auth", service, application)
+
+
+async def _ensure_admin(service: AuthService, settings: Settings) -> None:
+    if not settings.admin_email:
+        return
+    admin = await service.ensure_admin(settings.admin_email, settings.admin_password)
+    if isinstance(admin, Refusal):
+        raise SettingsError(f"EWALLET_ADMIN_EMAIL or EWALLET_ADMIN_PASSWORD is not accepted: {admin.detail}")
