@@ -65,7 +65,8 @@ class Failure:
 class Payment:
     """One payment. Amounts in minor units of ``currency``, times in microseconds since the epoch.
 
-    ``request_hash`` and ``request_id`` are those of the first request, the one that a replay answers again.
+    ``identity`` is what makes two requests the same one, see :func:`identity_of`. ``request_hash`` and ``request_id``
+    are those of the first request, the one that a replay answers again.
     """
 
     id: str
@@ -81,7 +82,7 @@ class Payment:
     description: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
-    idempotency_key: str | None = None
+    identity: str
     request_hash: str
     request_id: str
     created_at: int
@@ -92,26 +93,29 @@ class Payment:
         """What the merchant receives: the fee is borne by the merchant."""
         return self.amount - self.fee
 
-    @property
-    def identity(self) -> tuple[str, str]:
-        """What makes two requests the same one: the customer and the key; without a key, nothing but itself."""
-        return ("", self.id) if self.idempotency_key is None else (self.customer_id, self.idempotency_key)
-
     def belongs_to(self, caller: Caller) -> bool:
         """Whether the payment exists for this caller: the payer, the payee and staff see it."""
         party = self.merchant_id if caller.role is Role.MERCHANT else self.customer_id
         return caller.may_see(party)
 
 
+def identity_of(customer_id: str, key: str) -> str:
+    """The identity of a request with an idempotency key, which counts within its customer. Neither has a blank in it.
+
+    A payment without a key is like no other: its identity is its own id.
+    """
+    return f"{customer_id} {key}"
+
+
 def settled(payment: Payment, failure: Failure | None, at: int) -> Payment:
     """The payment after the verdict on it: SUCCESS, or FAILED with its reason."""
-    return _moved(replace(payment, failure=failure), _SUCCESS if failure is None else _FAILED, at)
+    return _moved(payment, _SUCCESS if failure is None else _FAILED, at, failure=failure)
 
 
-def _moved(payment: Payment, to: PaymentStatus, at: int) -> Payment:
+def _moved(payment: Payment, to: PaymentStatus, at: int, **changes: Any) -> Payment:
     if to not in TRANSITIONS[payment.status]:
         raise InvariantBroken(f"payment {payment.id} cannot go from {payment.status} to {to}")
-    return replace(payment, status=to, version=payment.version + 1, updated_at=at)
+    return replace(payment, status=to, version=payment.version + 1, updated_at=at, **changes)
 
 
 # --- what a payment asks of the ledger ----------------------------------------------------------------------------

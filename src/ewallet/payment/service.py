@@ -122,7 +122,7 @@ class PaymentService:
         self._events_added = events_added
         self._request_seconds = request_seconds
         self._steps: Batcher[Step, domain.Payment] = Batcher(database, self._apply)
-        self._flights: dict[tuple[str, str], Flight] = {}
+        self._flights: dict[str, Flight] = {}
 
     # --- paying ---------------------------------------------------------------------------------------------------
 
@@ -148,7 +148,8 @@ class PaymentService:
         """The answer to an earlier copy of a request that today's fees would refuse; None where there was none."""
         if key is None:
             return None
-        found = await self._database.reading(lambda tx: store.find_by_keys(tx, [(customer_id, key)]))
+        identity = domain.identity_of(customer_id, key)
+        found = await self._database.reading(lambda tx: store.find_by_identity(tx, [identity]))
         if not found:
             return None
         outcome = _outcome_of_copy(found[0], request_hash)
@@ -305,7 +306,7 @@ class PaymentService:
         )
 
     async def verify(self) -> list[str]:
-        """Sentences that name what is wrong with the audit chain, the payments or their history; none if all is well."""
+        """Sentences that name what is wrong with the audit chain, payments or their history; none if all is well."""
         audit_fault = await self._database.reading(store.audit.first_fault)
         faults = await self._database.reading(lambda tx: store.faults(tx, limit=FAULTS_NAMED))
         return [*([audit_fault] if audit_fault else []), *faults]
@@ -385,8 +386,9 @@ def _hash(order: messages.InitiatePayment) -> str:
 def _new_payment(
     caller: Caller, order: messages.InitiatePayment, *, fee: int, key: str | None, request_hash: str, now: int
 ) -> domain.Payment:
+    payment_id = new_id("pay", now)
     return domain.Payment(
-        id=new_id("pay", now),
+        id=payment_id,
         customer_id=caller.subject,
         merchant_id=order.merchant_id,
         amount=order.amount,
@@ -395,7 +397,7 @@ def _new_payment(
         reference=order.reference,
         description=order.description,
         metadata=order.metadata,
-        idempotency_key=key,
+        identity=payment_id if key is None else domain.identity_of(caller.subject, key),
         request_hash=request_hash,
         request_id=caller.request_id,
         created_at=now,
