@@ -9,13 +9,13 @@ from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.types import ControllerRouterHandler
 
 from ewallet import __version__
 from ewallet.plumbing.http.addresses import TrustedProxies
 from ewallet.plumbing.http.bodies import StrictBody
-from ewallet.plumbing.http.contract import BEARER, check_request
+from ewallet.plumbing.http.contract import BASIC, BEARER, check_request
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.http.operations import Check, operations
 from ewallet.plumbing.http.problems import render_error
@@ -75,14 +75,17 @@ def service_application(
 
 
 def _openapi(name: str) -> OpenAPIConfig:
-    bearer = SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")
+    schemes: dict[str, SecurityScheme | Reference] = {
+        BEARER: SecurityScheme(type="http", scheme="bearer", bearer_format="JWT"),
+        BASIC: SecurityScheme(type="http", scheme="basic"),
+    }
     return OpenAPIConfig(
         title=f"ewallet {name}",
         version=__version__,
         path=OPENAPI_PATH,
         render_plugins=[_Document()],
         use_handler_docstrings=True,
-        components=Components(security_schemes={BEARER: bearer}),
+        components=Components(security_schemes=schemes),
     )
 
 

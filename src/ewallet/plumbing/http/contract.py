@@ -48,7 +48,8 @@ _PROTECTED_ENDPOINT = (Reason.INVALID_TOKEN, Reason.FORBIDDEN)
 _PRODUCES = "produces"  # key of a handler's ``opt``
 
 BEARER = "bearer"
-"""The name of the security scheme in the OpenAPI documents."""
+BASIC = "basic"
+"""The names of the security schemes in the OpenAPI documents: access tokens, and service clients' id and secret."""
 
 
 def public(*problems: Reason, produces: Sequence[str] = ()) -> dict[str, Any]:

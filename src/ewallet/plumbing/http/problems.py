@@ -34,7 +34,7 @@ RETRY_AFTER_SECONDS = 1
 TITLES: Mapping[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The request cannot be read",
     Reason.IDEMPOTENCY_KEY_INVALID: "The idempotency key is not valid",
-    Reason.INVALID_TOKEN: "The access token is missing or not valid",
+    Reason.INVALID_TOKEN: "The token is missing or not valid",
     Reason.INVALID_CREDENTIALS: "The credentials are not valid",
     Reason.INSUFFICIENT_FUNDS: "The available balance is too small",
     Reason.FORBIDDEN: "This role may not do this",
@@ -80,7 +80,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "Send one key, for example a UUID, with or without double quotes. Nothing was done.",
     ),
     Reason.INVALID_TOKEN: Explanation(
-        "The request needs an access token, and it has none, or one that is expired, damaged or not ours.",
+        "The request needs an access token, and it has none, or one that is expired, damaged or not ours. Or it shows a "
+        "refresh token that is spent, or whose session is over.",
         "Log in, or use the refresh token, and send the new one as Authorization: Bearer and the access token.",
     ),
     Reason.INVALID_CREDENTIALS: Explanation(
