@@ -10,11 +10,10 @@ from ewallet.auth.api import routes
 from ewallet.auth.service import AuthService
 from ewallet.auth.worker import FORGETTING_PAUSE_SECONDS, RECOVERY_PAUSE_SECONDS, Forgetting, Recovery
 from ewallet.kernel.clock import Clock, system_clock
-from ewallet.kernel.errors import Refusal
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.http.addresses import trusted_proxies
 from ewallet.plumbing.http.application import House, service_application
-from ewallet.plumbing.settings import Settings, SettingsError
+from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import Verifier
 from ewallet.plumbing.worker import run_forever
 from ewallet.wallet.client import WalletClient
@@ -28,11 +27,7 @@ def create_app(
     wallet: WalletClient,
     clock: Clock = system_clock,
 ) -> House[AuthService]:
-    """Auth on its migrated database, which closes with the application's lifespan.
-
-    The lifespan makes the first signing key and the first administrator, and raises SettingsError where the settings
-    name one who cannot be.
-    """
+    """Auth on its migrated database, which closes with the application's lifespan."""
     database = open_database(settings.database_url("auth"), "auth")
     service = AuthService(database, settings=settings, wallet=wallet, verifier=verifier, clock=clock)
     recovery, forgetting = Recovery(service), Forgetting(service)
@@ -42,7 +37,6 @@ def create_app(
         workers: list[asyncio.Task[None]] = []
         try:
             await service.make_first_key()
-            await _ensure_admin(service, settings)
             workers += [
                 asyncio.create_task(
                     run_forever("auth-recovery", recovery.run_once, pause_seconds=RECOVERY_PAUSE_SECONDS)
@@ -69,11 +63,3 @@ def create_app(
         ready=database.ping,
     )
     return House("auth", service, application)
-
-
-async def _ensure_admin(service: AuthService, settings: Settings) -> None:
-    if not settings.admin_email:
-        return
-    admin = await service.ensure_admin(settings.admin_email, settings.admin_password)
-    if isinstance(admin, Refusal):
-        raise SettingsError(f"EWALLET_ADMIN_EMAIL or EWALLET_ADMIN_PASSWORD is not accepted: {admin.detail}")
