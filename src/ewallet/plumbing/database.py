@@ -149,8 +149,10 @@ def is_transient(error: Exception) -> bool:
 
 
 def _attempts() -> Iterator[stamina.Attempt]:
-    """From a few milliseconds, enough for the winner of a deadlock to commit, to the time that a server needs to
-    come back. The jitter keeps two losers from meeting again.
+    """Attempts with growing pauses between them.
+
+    The first is enough for the winner of a deadlock to commit, the last for a server to come back. The jitter keeps two
+    losers from meeting again.
     """
     yield from stamina.retry_context(
         on=is_transient,
