@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, Connection, Index, MetaData, Row, insert, select, update
+from sqlalchemy import Column, Connection, Index, MetaData, Row, bindparam, insert, select, update
 
 from ewallet.kernel.caller import Caller
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, insert_rows, table
@@ -70,6 +70,10 @@ class AuditLog:
             Column("hash", IDENTIFIER, nullable=False),
         )
 
+        # Built once: building them for every batch costs more than running them.
+        self._locked_head = select(self.head.c.sequence, self.head.c.hash).with_for_update()
+        self._set_head = update(self.head).values(sequence=bindparam("sequence"), hash=bindparam("hash"))
+
     def start_chain(self, tx: Connection) -> None:
         """Write the head row of an empty chain; part of the first migration, so that it can always be locked."""
         tx.execute(insert(self.head).values(chain=0, sequence=0, hash=CHAIN_START))
@@ -78,7 +82,7 @@ class AuditLog:
         """Append records in one statement; the head row is locked until the transaction ends."""
         if not records:
             return
-        sequence, last_hash = tx.execute(select(self.head.c.sequence, self.head.c.hash).with_for_update()).one()
+        sequence, last_hash = tx.execute(self._locked_head).one()
         rows = []
         for record in records:
             sequence += 1
@@ -95,7 +99,7 @@ class AuditLog:
             last_hash = chained_hash(last_hash, fields)
             rows.append((*fields, last_hash))
         insert_rows(tx, self.records, rows)
-        tx.execute(update(self.head).values(sequence=sequence, hash=last_hash))
+        tx.execute(self._set_head, {"sequence": sequence, "hash": last_hash})
 
     def find(
         self, tx: Connection, *, subject: str | None, request_id: str | None, before: int | None, limit: int
