@@ -1,0 +1,143 @@
+"""The command line: starts the platform and looks after it.
+
+Every command imports what it needs when it runs, so that `ewallet --help` does not load a web server. Whatever goes
+wrong for a reason that a person can mend ends as one sentence on stderr: exit status 2 for a wrong setting, 1 for
+everything else. A stack trace is always a bug.
+"""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ewallet import __version__
+from ewallet.cli.terminal import Stopped, complain
+from ewallet.plumbing.settings import SERVICES, SettingsError, documented_settings, load_settings
+
+application = typer.Typer(
+    name="ewallet",
+    help="An e-wallet and payment platform: people pay merchants, and the ledger always balances.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Typer's own tracebacks print local variables, and with them passwords and tokens.
+    pretty_exceptions_enable=False,
+)
+
+
+class DataService(StrEnum):
+    """A service with a database."""
+
+    AUTH = "auth"
+    WALLET = "wallet"
+    PAYMENT = "payment"
+    NOTIFICATION = "notification"
+
+
+class Service(StrEnum):
+    """A service that can run alone."""
+
+    AUTH = "auth"
+    WALLET = "wallet"
+    PAYMENT = "payment"
+    NOTIFICATION = "notification"
+    GATEWAY = "gateway"
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        application()
+    except SettingsError as error:
+        complain(str(error))
+        sys.exit(2)
+    except Stopped as error:
+        complain(str(error))
+        sys.exit(1)
+
+
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ewallet {__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself; the version is shown by its callback."""
+
+
+@application.command()
+def up() -> None:
+    """Start the whole platform in this process; Ctrl-C stops it."""
+    from ewallet.cli import serving
+
+    serving.up(load_settings())
+
+
+@application.command()
+def serve(service: Annotated[Service, typer.Argument(help="Which one.")]) -> None:
+    """Start one service alone; it reaches the others over HTTP (EWALLET_AUTH_URL and so on)."""
+    from ewallet.cli import serving
+
+    serving.serve(load_settings(), service.value)
+
+
+@application.command()
+def migrate(
+    service: Annotated[DataService | None, typer.Argument(help="Which one; all four, if not given.")] = None,
+) -> None:
+    """Bring the databases to this version's schema. `up` and `serve` do so by themselves."""
+    from ewallet.cli import databases
+
+    databases.migrate_and_report(load_settings(), [service.value] if service else SERVICES)
+
+
+@application.command()
+def verify() -> None:
+    """Recompute every balance, every currency's sum and every audit chain; exit status 1 when anything is wrong."""
+    from ewallet.cli import verifying
+
+    verifying.verify(load_settings())
+
+
+@application.command()
+def demo(
+    url: Annotated[str, typer.Option(help="Address of the running platform; from the settings, if not given.")] = "",
+) -> None:
+    """Watch a customer pay a merchant: registers two people, pays, is refused once, shows receipts and inboxes."""
+    from ewallet.cli import demonstration
+
+    demonstration.demonstrate(load_settings(), url)
+
+
+@application.command()
+def create_admin(
+    email: Annotated[str, typer.Argument(help="E-mail address; EWALLET_ADMIN_EMAIL, if not given.")] = "",
+) -> None:
+    """Make an administrator. The password is asked for, or read from EWALLET_ADMIN_PASSWORD or standard input."""
+    from ewallet.cli import administration
+
+    administration.create_admin(load_settings(), email)
+
+
+@application.command()
+def rotate_key() -> None:
+    """Sign access tokens with a new key from now on. Tokens signed with the old one stay valid till they expire."""
+    from ewallet.cli import administration
+
+    administration.rotate_key(load_settings())
+
+
+@application.command()
+def settings() -> None:
+    """List every setting with its default, as a Markdown table."""
+    typer.echo("| variable | default | meaning |\n|---|---|---|")
+    for row in documented_settings():
+        default = f"`{row.default}`" if row.default else ""
+        typer.echo(f"| `{row.variable}` | {default} | {row.description} |")
