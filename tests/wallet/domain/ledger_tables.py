@@ -1,0 +1,96 @@
+"""Ledger tests as text: each line an operation and what it must answer.
+
+    account  A1 100                            a customer's account with a balance of 100
+    account  M1 0 MERCHANT                     the same for a merchant
+    account  C1 0 unlimited                    an account that may go below zero
+    missing  N1 CUSTOMER                       an owner who has a wallet, but no account in this currency
+    freeze A1 · unfreeze A1 · close A1
+    transfer T1 A1 A2 60            => posted  moves money at once
+    hold     H1 A1 A2 60 timeout=5  => posted  sets money aside
+    post     T2 A1 A2 40 of=H1      => posted  moves what was held; the rest is released
+    void     T3 A1 A2 60 of=H1      => posted  releases it all
+    group    T4 A1 A2 5 | T5 A1 M1 5 role=MERCHANT  => posted
+    wait 5                                     seconds go by
+    expire   H1                     => True
+    balance  A1 40 held 60
+
+Amounts are minor units. Times and currencies that a table does not mention are the same for all.
+"""
+
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
+from ewallet.wallet.domain.ledger import apply, expire, require_sound, sums
+from ewallet.wallet.domain.nouns import Account, Book, Kind, Transfer
+
+CURRENCY = "USD"
+KINDS = {"transfer": Kind.POSTED, "hold": Kind.PENDING, "post": Kind.POST, "void": Kind.VOID}
+
+
+class Table:
+    """Runs a table line by line on a book of its own; an answer that differs fails with the line."""
+
+    def __init__(self) -> None:
+        self.book = Book({})
+        self.now = 0
+
+    def run(self, text: str) -> None:
+        for line in filter(None, (line.strip() for line in text.splitlines())):
+            operation, _, expected = (part.strip() for part in line.partition("=>"))
+            before = sums(self.book.accounts.values())
+            answer = self._do(*operation.split(maxsplit=1))
+            assert str(answer) == (expected or "None"), f"{line}   answered {answer}"
+            if not operation.startswith("account"):
+                require_sound(self.book, before)
+
+    def _do(self, verb: str, rest: str) -> object:
+        match verb, rest.split():
+            case "account", [name, balance, *words]:
+                self._open(name, int(balance), words)
+            case "missing", [name, role]:
+                self.book.roles[name] = role
+            case (("freeze" | "unfreeze" | "close"), [name]):
+                account = self.book.accounts[_id(name)]
+                account.frozen, account.closed = verb == "freeze", verb == "close"
+            case "wait", [seconds]:
+                self.now += int(seconds) * MICROSECONDS_PER_SECOND
+            case "balance", [name, balance, "held", held]:
+                account = self.book.accounts[_id(name)]
+                assert (account.balance, account.debits_pending) == (int(balance), int(held)), account
+            case "expire", [hold]:
+                return expire(self.book, self.book.holds[hold], self.now)
+            case "group", _:
+                return self._apply([_transfer("transfer", part.split()) for part in rest.split("|")])
+            case _, words:
+                return self._apply([_transfer(verb, words)])
+        return None
+
+    def _open(self, name: str, balance: int, words: list[str]) -> None:
+        role = next((word for word in words if word.isupper()), "CUSTOMER")
+        limited = "unlimited" not in words
+        account = Account(_id(name), name, role, CURRENCY, debits_must_not_exceed_credits=limited)
+        account.credits_posted = balance
+        self.book.accounts[account.id] = account
+
+    def _apply(self, transfers: list[Transfer]) -> str:
+        answer = apply(self.book, transfers, self.now)
+        return "posted" if isinstance(answer, list) else answer
+
+
+def _transfer(verb: str, words: list[str]) -> Transfer:
+    name, debit, credit, amount, *options = words
+    given = dict(option.split("=") for option in options)
+    return Transfer(
+        name,
+        KINDS[verb],
+        _id(debit),
+        _id(credit),
+        int(amount),
+        given.get("currency", CURRENCY),
+        given.get("role"),
+        given.get("of"),
+        int(given["timeout"]) if "timeout" in given else None,
+    )
+
+
+def _id(name: str) -> str:
+    """``A1`` is the owner of ``A1:USD``; a name with a colon is an account's id already."""
+    return name if ":" in name else f"{name}:{CURRENCY}"

@@ -1,0 +1,288 @@
+"""The ledger's rules, as tables that read like a ledger (their words are explained in ``ledger_tables``)."""
+
+import re
+
+import pytest
+
+from ewallet.kernel.errors import InvariantBroken
+from ewallet.wallet.domain.ledger import require_sound
+from ewallet.wallet.domain.nouns import LARGEST_SUM
+from ewallet.wallet.domain.verdicts import Verdict
+from tests.wallet.domain.ledger_tables import Table
+
+TABLES = {
+    "a transfer moves money and never more than there is": """
+        account  A1 100
+        account  A2 0
+        transfer T1 A1 A2 60    => posted
+        transfer T2 A1 A2 41    => exceeds_credits
+        transfer T3 A1 A2 40    => posted
+        transfer T4 A1 A2 1     => exceeds_credits
+        balance  A1 0 held 0
+        balance  A2 100 held 0
+    """,
+    "the platform's cash may go below zero": """
+        account  cash 0 unlimited
+        account  A1 0
+        transfer T1 cash A1 100 => posted
+        balance  cash -100 held 0
+        balance  A1 100 held 0
+    """,
+    "a group is applied wholly": """
+        account  A1 100
+        account  M1 0 MERCHANT
+        account  fees 0 unlimited
+        group    T1 A1 M1 98 role=MERCHANT | T2 A1 fees 2 => posted
+        balance  A1 0 held 0
+        balance  M1 98 held 0
+        balance  fees 2 held 0
+    """,
+    "a group is applied not at all, whichever of its transfers is refused": """
+        account  A1 100
+        account  M1 0 MERCHANT
+        account  fees 0 unlimited
+        group    T1 A1 M1 98 | T2 A1 fees 3 => exceeds_credits
+        group    T1 A1 M1 101 | T2 A1 fees 2 => exceeds_credits
+        balance  A1 100 held 0
+        balance  M1 0 held 0
+        group    T1 A1 M1 98 | T2 A1 fees 2 => posted
+    """,
+    "money that a group brings in may go on within it": """
+        account  A1 100
+        account  A2 0
+        account  A3 0
+        group    T1 A1 A2 100 | T2 A2 A3 100 => posted
+        balance  A2 0 held 0
+        balance  A3 100 held 0
+    """,
+    "an id is used once": """
+        account  A1 100
+        account  A2 0
+        transfer T1 A1 A2 10 => posted
+        transfer T1 A1 A2 10 => id_already_taken
+        group    T2 A1 A2 10 | T2 A1 A2 10 => id_already_taken
+        group    T3 A1 A2 10 | T4 A1 A2 999 => exceeds_credits
+        transfer T3 A1 A2 10 => posted
+    """,
+    "held money cannot be spent, and the holder has not got it yet": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 => posted
+        balance  A1 100 held 60
+        balance  A2 0 held 0
+        transfer T1 A1 A2 41 => exceeds_credits
+        hold     H2 A1 A2 41 => exceeds_credits
+        transfer T2 A2 A1 1  => exceeds_credits
+        transfer T3 A1 A2 40 => posted
+    """,
+    "a hold is posted in whole": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 => posted
+        post     T1 A1 A2 60 of=H1 => posted
+        balance  A1 40 held 0
+        balance  A2 60 held 0
+    """,
+    "a hold is posted in part, and the rest is released": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 => posted
+        post     T1 A1 A2 61 of=H1 => exceeds_pending_transfer_amount
+        post     T2 A1 A2 25 of=H1 => posted
+        balance  A1 75 held 0
+        balance  A2 25 held 0
+        post     T3 A1 A2 1 of=H1 => pending_transfer_already_posted
+        void     T4 A1 A2 60 of=H1 => pending_transfer_already_posted
+    """,
+    "a hold is voided": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 => posted
+        void     T1 A1 A2 59 of=H1 => pending_transfer_has_different_amount
+        void     T2 A1 A2 60 of=H1 => posted
+        balance  A1 100 held 0
+        post     T3 A1 A2 1 of=H1 => pending_transfer_already_voided
+        void     T4 A1 A2 60 of=H1 => pending_transfer_already_voided
+    """,
+    "a hold expires by itself, and counts until it is expired": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 timeout=10 => posted
+        wait     9
+        expire   H1 => False
+        transfer T1 A1 A2 41 => exceeds_credits
+        wait     1
+        post     T2 A1 A2 60 of=H1 => pending_transfer_expired
+        transfer T3 A1 A2 41 => exceeds_credits
+        expire   H1 => True
+        expire   H1 => False
+        void     T4 A1 A2 60 of=H1 => pending_transfer_expired
+        transfer T5 A1 A2 100 => posted
+    """,
+    "a hold that was finished in time does not expire": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 timeout=10 => posted
+        post     T1 A1 A2 60 of=H1 => posted
+        wait     99
+        expire   H1 => False
+        balance  A1 40 held 0
+    """,
+    "what a refused group did to a hold is undone": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 => posted
+        group    T1 A1 A2 10 | T2 A1 A2 999 => exceeds_credits
+        post     T3 A1 A2 60 of=H1 => posted
+    """,
+    "frozen money moves in no way; a hold on it can be released": """
+        account  A1 100
+        account  A2 50
+        hold     H1 A1 A2 10 => posted
+        hold     H2 A1 A2 10 timeout=5 => posted
+        hold     H3 A1 A2 10 => posted
+        freeze   A1
+        transfer T1 A1 A2 10 => debit_account_frozen
+        transfer T2 A2 A1 10 => credit_account_frozen
+        hold     H4 A1 A2 10 => debit_account_frozen
+        hold     H5 A2 A1 10 => credit_account_frozen
+        post     T3 A1 A2 10 of=H1 => debit_account_frozen
+        void     T4 A1 A2 10 of=H1 => posted
+        wait     5
+        expire   H2 => True
+        unfreeze A1
+        post     T5 A1 A2 10 of=H3 => posted
+        transfer T6 A1 A2 90 => posted
+    """,
+    "a closed account takes and gives nothing": """
+        account  A1 0
+        account  A2 50
+        close    A1
+        transfer T1 A1 A2 10 => debit_account_closed
+        transfer T2 A2 A1 10 => credit_account_closed
+        hold     H1 A1 A2 10 => debit_account_closed
+        hold     H2 A2 A1 10 => credit_account_closed
+    """,
+    "who must be a merchant is one": """
+        account  A1 100
+        account  A2 0
+        account  M1 0 MERCHANT
+        missing  M2 MERCHANT
+        missing  N1 CUSTOMER
+        transfer T1 A1 M1 10 role=MERCHANT => posted
+        transfer T2 A1 A2 10 role=MERCHANT => credit_owner_must_have_the_role
+        transfer T3 A1 N1 10 role=MERCHANT => credit_owner_must_have_the_role
+        transfer T4 A1 Z9 10 role=MERCHANT => credit_owner_must_have_the_role
+        transfer T5 A1 cash 10 role=MERCHANT => credit_owner_must_have_the_role
+        transfer T6 A1 M2 10 role=MERCHANT => credit_account_not_found
+        transfer T7 A1 A1 10 role=MERCHANT => accounts_must_be_different
+    """,
+    "who there is comes before which currency, and that before whether money may move": """
+        account  A1 100
+        account  A2 0
+        missing  N1 CUSTOMER
+        missing  M1 MERCHANT
+        freeze   A1
+        transfer T1 Z1 Z2 10 role=MERCHANT => debit_owner_not_found
+        transfer T2 N1 Z2 10 role=MERCHANT => credit_owner_must_have_the_role
+        transfer T3 N1 Z2 10               => credit_owner_not_found
+        transfer T4 N1 M1 10 role=MERCHANT => debit_account_not_found
+        transfer T5 A1 M1 10 role=MERCHANT => credit_account_not_found
+        transfer T6 A1 A2 10 currency=EUR  => accounts_must_have_the_currency
+        transfer T7 A1 A2 999              => debit_account_frozen
+    """,
+    "closed comes before frozen, frozen before funds": """
+        account  A1 0
+        account  A2 0
+        freeze   A1
+        close    A2
+        transfer T1 A1 A2 999 => credit_account_closed
+        transfer T2 A2 A1 999 => debit_account_closed
+        close    A1
+        transfer T3 A1 A2 999 => debit_account_closed
+        freeze   A1
+        freeze   A2
+        transfer T4 A1 A2 999 => debit_account_frozen
+        unfreeze A1
+        transfer T5 A1 A2 999 => credit_account_frozen
+        unfreeze A2
+        transfer T6 A1 A2 999 => exceeds_credits
+    """,
+    "the order itself is looked at first, in the order of the verdicts": """
+        transfer T1 Z1 Z1 0 of=H1 timeout=1             => accounts_must_be_different
+        transfer T1 Z1 Z2 0 of=H1 timeout=1             => amount_out_of_range
+        transfer T1 Z1 Z2 -1                            => amount_out_of_range
+        transfer T1 Z1 Z2 1000000000000001              => amount_out_of_range
+        post     T1 Z1 Z2 1 timeout=1                   => pending_id_must_be_given
+        void     T1 Z1 Z2 1                             => pending_id_must_be_given
+        transfer T1 Z1 Z2 1 of=H1 timeout=1             => pending_id_must_not_be_given
+        hold     T1 Z1 Z2 1 of=H1                       => pending_id_must_not_be_given
+        transfer T1 Z1 Z2 1 timeout=1                   => timeout_reserved_for_pending
+        hold     T1 Z1 Z2 1 timeout=0                   => timeout_out_of_range
+        hold     T1 Z1 Z2 1 timeout=31622401            => timeout_out_of_range
+        transfer T1 Z1 Z2 1                             => debit_owner_not_found
+    """,
+    "a hold is finished as it was made": """
+        account  A1 100
+        account  A2 0
+        account  A3 0
+        hold     H1 A1 A2 60 => posted
+        post     T1 A1 A2 10 of=H9              => pending_transfer_not_found
+        post     T1 A3 A2 10 of=H1              => pending_transfer_has_different_debit_account
+        post     T1 A1 A3 10 of=H1              => pending_transfer_has_different_credit_account
+        post     T1 A1 A2 10 of=H1 currency=EUR => pending_transfer_has_different_currency
+        post     H1 A1 A2 10 of=H1              => id_already_taken
+    """,
+    "a sum that cannot be counted is refused": f"""
+        account  B1 {LARGEST_SUM} unlimited
+        account  A1 10
+        account  cash 0 unlimited
+        transfer T1 A1 B1 1 => overflows_credits
+        transfer T2 B1 A1 5 => posted
+        transfer T3 A1 B1 1 => overflows_credits
+    """,
+}
+
+
+@pytest.mark.parametrize("promise", TABLES)
+def test_ledger_table(promise: str) -> None:
+    Table().run(TABLES[promise])
+
+
+def test_debits_that_cannot_be_counted_are_refused() -> None:
+    table = Table()
+    table.run("account B1 0 unlimited\naccount A1 0")
+    table.book.accounts["B1:USD"].debits_posted = LARGEST_SUM
+
+    table.run("transfer T1 B1 A1 1 => overflows_debits")
+
+
+def test_a_group_without_transfers_is_refused() -> None:
+    assert Table()._apply([]) is Verdict.GROUP_MUST_NOT_BE_EMPTY
+
+
+def test_every_verdict_of_the_ledger_stands_in_a_table() -> None:
+    """A guard that no table reaches is a guard that nobody has seen work."""
+    shown = set(re.findall(r"=> (\w+)", "".join(TABLES.values())))
+    shown |= {Verdict.GROUP_MUST_NOT_BE_EMPTY, Verdict.OVERFLOWS_DEBITS}
+
+    assert set(Verdict) - shown == set()
+
+
+def test_a_book_that_made_money_is_not_written() -> None:
+    table = Table()
+    table.run("account A1 100")
+    before = {"USD": (99, 0)}
+
+    with pytest.raises(InvariantBroken, match="USD changed"):
+        require_sound(table.book, before)
+
+
+def test_a_wallet_below_zero_is_not_written() -> None:
+    table = Table()
+    table.run("account A1 100")
+    account = table.book.accounts["A1:USD"]
+    account.debits_posted = 101
+
+    with pytest.raises(InvariantBroken, match="A1:USD is below zero"):
+        require_sound(table.book, {"USD": (-1, 0)})
