@@ -6,6 +6,7 @@ from itertools import count
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import Clock, system_clock
+from ewallet.kernel.errors import unwrap
 from ewallet.kernel.ids import new_id
 from ewallet.plumbing.database import Database, open_database
 from ewallet.plumbing.migrations import migrate
@@ -117,3 +118,9 @@ def payment(payer: str, merchant: str, amount: int, fee: int, *, id_: str = "", 
         id_=id_,
         transaction_id=new_id("pay", NOW),
     )
+
+
+async def available(wallet: WalletService, owner: str, currency: str = "USD") -> int:
+    """What the owner could spend right now."""
+    view = unwrap(await wallet.wallet(ADMIN, owner))
+    return next(balance.available for balance in view.balances if balance.currency == currency)

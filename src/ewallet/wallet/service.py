@@ -608,7 +608,7 @@ class WalletService:
 
     def verify(self) -> list[str]:
         """Recompute the books; a sentence for each fault. Reads everything: for the command line, not for requests."""
-        return self._database.read(store.verify)
+        return self._database.snapshot(store.verify)
 
     # --- inside
 

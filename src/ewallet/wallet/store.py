@@ -97,7 +97,6 @@ transfers = table(
     CheckConstraint("debit_account <> credit_account", name="wallet_transfers_accounts_are_different"),
     Index("wallet_transfers_by_debit_account", "debit_account", "sequence"),
     Index("wallet_transfers_by_credit_account", "credit_account", "sequence"),
-    Index("wallet_transfers_by_group", "group_id"),
 )
 
 holds = table(
@@ -448,18 +447,18 @@ def statement(tx: Connection, account_ids: Sequence[str], wanted: StatementFilte
     """
     if not account_ids:
         return ()
+    return tx.execute(statement_query(account_ids, wanted)).all()
+
+
+def statement_query(account_ids: Sequence[str], wanted: StatementFilter) -> Select[Any]:
+    """The newest of several ranges, each of which has been cut to the limit by itself."""
     ranges = [
-        _statement_range(account_id, wanted, is_debit=is_debit)
+        _statement_range(account_id, wanted, is_debit=is_debit).subquery()
         for account_id in account_ids
         for is_debit in (True, False)
     ]
-    return tx.execute(statement_query(ranges, wanted.limit)).all()
-
-
-def statement_query(ranges: Sequence[Select[Any]], limit: int) -> Any:
-    """The newest of several ranges, each of which has been cut to ``limit`` rows by itself."""
-    merged = union_all(*(select(one.subquery()) for one in ranges)).subquery()
-    return select(merged).order_by(merged.c.sequence.desc()).limit(limit)
+    merged = union_all(*(select(one) for one in ranges)).subquery()
+    return select(merged).order_by(merged.c.sequence.desc()).limit(wanted.limit)
 
 
 def _statement_range(account_id: str, wanted: StatementFilter, *, is_debit: bool) -> Select[Any]:
@@ -550,10 +549,18 @@ def _all_transfers(tx: Connection) -> Iterator[Row[Any]]:
 
 
 def _hold_faults(tx: Connection, stored: dict[str, Account]) -> Iterator[str]:
-    held = {account_id: [0, 0] for account_id in stored}
+    """Add up the holds that have not ended, and compare."""
+    debits = dict.fromkeys(stored, 0)
+    credits_ = dict.fromkeys(stored, 0)
     for hold in tx.execute(select(holds).where(holds.c.state == HoldState.PENDING)):
-        held[hold.debit_account][0] += hold.amount
-        held[hold.credit_account][1] += hold.amount
+        if hold.debit_account not in stored or hold.credit_account not in stored:
+            yield f"hold {hold.id} names an account that does not exist"
+            continue
+        debits[hold.debit_account] += hold.amount
+        credits_[hold.credit_account] += hold.amount
     for account in stored.values():
-        if [account.debits_pending, account.credits_pending] != held[account.id]:
-            yield f"account {account.id} holds {account.debits_pending}, its holds add up to {held[account.id][0]}"
+        if (account.debits_pending, account.credits_pending) != (debits[account.id], credits_[account.id]):
+            yield (
+                f"account {account.id} holds {account.debits_pending} and is promised {account.credits_pending}, "
+                f"its holds add up to {debits[account.id]} and {credits_[account.id]}"
+            )

@@ -72,7 +72,6 @@ def upgrade() -> None:
         CheckConstraint("debit_account <> credit_account", name="wallet_transfers_accounts_are_different"),
         Index("wallet_transfers_by_debit_account", "debit_account", "sequence"),
         Index("wallet_transfers_by_credit_account", "credit_account", "sequence"),
-        Index("wallet_transfers_by_group", "group_id"),
     )
     table(
         "wallet_holds",

@@ -1,0 +1,270 @@
+"""Many at once: several wallet services on one database, as several processes would be, and what must hold then."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from sqlalchemy import event
+
+from ewallet.kernel.caller import Role
+from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal
+from ewallet.plumbing.database import open_database
+from ewallet.wallet.domain.wallets import Change
+from ewallet.wallet.messages import GroupPosted, GroupRefused, MoneyMoved, MoveMoney, OpenWallet, TransferKind
+from ewallet.wallet.service import WalletService
+from tests.support.wallet import (
+    ADMIN,
+    ALICE,
+    BACK_END,
+    BOB,
+    CAROL,
+    available,
+    fresh,
+    group,
+    open_wallet,
+    payment,
+    running_wallet,
+    transfer,
+)
+
+
+@pytest.fixture
+async def two_wallets(database_url: str) -> AsyncIterator[tuple[WalletService, WalletService]]:
+    """Two services with connections of their own on one database."""
+    async with running_wallet(database_url) as first, running_wallet(database_url) as second:
+        yield first, second
+
+
+Two = tuple[WalletService, WalletService]
+
+
+async def test_200_debits_of_10_from_100_exactly_ten_succeed(two_wallets: Two) -> None:
+    await open_wallet(two_wallets[0], ALICE, amount=100_00)
+
+    def debit(number: int) -> MoveMoney:
+        return MoveMoney(customer_id=ALICE, amount=10_00, currency="USD", reference=f"withdrawal {number}")
+
+    answers = await asyncio.gather(*(two_wallets[n % 2].debit(BACK_END, debit(n), None) for n in range(200)))
+
+    refused = [moved.answer.reason for moved in answers if isinstance(moved.answer, Refusal)]
+    assert refused == [Reason.INSUFFICIENT_FUNDS] * 190
+    left = sorted(moved.answer.available for moved in answers if isinstance(moved.answer, MoneyMoved))
+    assert left == [n * 10_00 for n in range(10)]
+    assert await available(two_wallets[1], ALICE) == 0
+    assert two_wallets[0].verify() == []
+
+
+async def test_3000_transfers_over_6_wallets_keep_every_cent(two_wallets: Two) -> None:
+    owners = [f"usr_{number}" for number in range(6)]
+    for owner in owners:
+        await open_wallet(two_wallets[0], owner, amount=1_000)
+    chance = random.Random(20)
+    orders = [group(transfer(*chance.sample(owners, 2), chance.randint(1, 400))) for _ in range(3_000)]
+
+    outcomes = await asyncio.gather(*(two_wallets[n % 2].post_group(order) for n, order in enumerate(orders)))
+
+    expected = Counter(dict.fromkeys(owners, 1_000))
+    for order, outcome in zip(orders, outcomes, strict=True):
+        if isinstance(outcome, GroupPosted):
+            moved = order.transfers[0]
+            expected[moved.debit_account.partition(":")[0]] -= moved.amount
+            expected[moved.credit_account.partition(":")[0]] += moved.amount
+    assert {owner: await available(two_wallets[0], owner) for owner in owners} == dict(expected)
+    assert min(expected.values()) >= 0
+    assert sum(expected.values()) == 6_000
+    assert {outcome.reason for outcome in outcomes if isinstance(outcome, GroupRefused)} <= {Reason.INSUFFICIENT_FUNDS}
+    assert two_wallets[1].verify() == []
+
+
+async def test_one_reference_50_times_moves_once_and_answers_50_times_the_same(two_wallets: Two) -> None:
+    await open_wallet(two_wallets[0], ALICE)
+    request = MoveMoney(customer_id=ALICE, amount=5, currency="USD", reference="salary")
+
+    answers = await asyncio.gather(*(two_wallets[n % 2].credit(BACK_END, request, "key") for n in range(50)))
+
+    assert len({msgspec.json.encode(moved.answer) for moved in answers}) == 1
+    assert [moved.replayed for moved in answers].count(False) == 1
+    assert await available(two_wallets[0], ALICE) == 5
+
+
+async def test_one_key_for_two_references_moves_once_and_tells_the_other(two_wallets: Two) -> None:
+    """The two have no outcome in common, only the key: its unique row decides, and its loser learns why."""
+    await open_wallet(two_wallets[0], ALICE)
+    await open_wallet(two_wallets[0], BOB)
+    requests = [
+        MoveMoney(customer_id=owner, amount=5, currency="USD", reference=f"for {owner}") for owner in (ALICE, BOB)
+    ]
+
+    answers = await asyncio.gather(
+        *(each.credit(BACK_END, request, "key") for each, request in zip(two_wallets, requests, strict=True))
+    )
+
+    reasons = [moved.answer.reason for moved in answers if isinstance(moved.answer, Refusal)]
+    assert reasons == [Reason.IDEMPOTENCY_KEY_REUSED]
+    assert await available(two_wallets[0], ALICE) + await available(two_wallets[0], BOB) == 5
+
+
+@pytest.mark.parametrize("attempt", range(5))
+async def test_one_id_for_orders_without_a_common_account_is_decided_once(two_wallets: Two, attempt: int) -> None:
+    """No lock makes one wait for the other: the unique id decides, and the loser learns which field differs."""
+    for owner in ("usr_1", "usr_2", "usr_3", "usr_4"):
+        await open_wallet(two_wallets[0], owner, amount=100)
+    name = f"grp_{attempt}"
+    orders = [group(transfer("usr_1", "usr_2", 1), id_=name), group(transfer("usr_3", "usr_4", 1), id_=name)]
+
+    outcomes = await asyncio.gather(*(each.post_group(order) for each, order in zip(two_wallets, orders, strict=True)))
+
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["GroupPosted", "GroupRefused"]
+    refused = next(outcome for outcome in outcomes if isinstance(outcome, GroupRefused))
+    assert refused.reason is Reason.IDEMPOTENCY_KEY_REUSED
+    assert "transfers[0].id" in refused.detail
+    assert two_wallets[0].verify() == []
+
+
+async def test_a_refusal_without_any_account_is_decided_once(two_wallets: Two) -> None:
+    order = payment("usr_nobody", "usr_noone", 100, 2)
+
+    outcomes = await asyncio.gather(*(two_wallets[n % 2].post_group(order) for n in range(20)))
+
+    assert outcomes == [outcomes[0]] * 20
+    assert isinstance(outcomes[0], GroupRefused)
+
+
+async def test_opposite_transfers_in_parallel_all_end_without_an_error(two_wallets: Two) -> None:
+    """Locked in no order, more than half of these would die in a deadlock."""
+    for owner in (ALICE, BOB, CAROL):
+        await open_wallet(two_wallets[0], owner, amount=100_000)
+    pairs = [(ALICE, BOB), (BOB, ALICE), (BOB, CAROL), (CAROL, BOB), (CAROL, ALICE), (ALICE, CAROL)]
+
+    async def lonely(number: int) -> object:
+        return await two_wallets[number % 2].post_group(group(transfer(*pairs[number % 6], 1)))
+
+    outcomes = [outcome for _ in range(10) for outcome in await asyncio.gather(*(lonely(n) for n in range(30)))]
+
+    assert {type(outcome) for outcome in outcomes} == {GroupPosted}
+    assert two_wallets[0].verify() == []
+
+
+async def test_200_holds_at_once_never_hold_more_than_there_is(two_wallets: Two) -> None:
+    await open_wallet(two_wallets[0], ALICE, amount=100)
+    await open_wallet(two_wallets[0], BOB)
+    orders = [group(transfer(ALICE, BOB, 7, kind=TransferKind.PENDING)) for _ in range(200)]
+
+    outcomes = await asyncio.gather(*(two_wallets[n % 2].post_group(order) for n, order in enumerate(orders)))
+
+    assert [type(outcome) for outcome in outcomes].count(GroupPosted) == 14
+    assert await available(two_wallets[0], ALICE) == 2
+    assert two_wallets[0].verify() == []
+
+
+async def test_a_hold_is_posted_voided_or_expired_once_whoever_is_first(two_wallets: Two) -> None:
+    await open_wallet(two_wallets[0], ALICE, amount=100)
+    await open_wallet(two_wallets[0], BOB)
+    hold = transfer(ALICE, BOB, 60, kind=TransferKind.PENDING)
+    await two_wallets[0].post_group(group(hold))
+    ends = [
+        group(transfer(ALICE, BOB, 60, kind=kind, pending_id=hold.id))
+        for kind in (TransferKind.POST, TransferKind.VOID) * 10
+    ]
+
+    outcomes = await asyncio.gather(*(two_wallets[n // 2 % 2].post_group(order) for n, order in enumerate(ends)))
+
+    assert [type(outcome) for outcome in outcomes].count(GroupPosted) == 1
+    assert {outcome.reason for outcome in outcomes if isinstance(outcome, GroupRefused)} == {Reason.INVALID_STATE}
+    assert two_wallets[0].verify() == []
+
+
+async def test_one_wallet_opened_by_two_at_once_is_one_wallet(two_wallets: Two) -> None:
+    """The second of them, or of the platform's accounts, must not overwrite money that is there meanwhile."""
+    orders = [
+        OpenWallet(owner=owner, role=Role.CUSTOMER, currency=currency, actor="a", request_id="r")
+        for owner in (ALICE, BOB)
+        for currency in ("USD", "EUR", "JPY")
+    ]
+
+    await asyncio.gather(*(each.open_wallet(order) for order in orders for each in two_wallets))
+
+    view = await two_wallets[0].wallet(ADMIN, ALICE)
+    assert not isinstance(view, Refusal)
+    assert [balance.currency for balance in view.balances] == ["EUR", "JPY", "USD"]
+
+
+async def test_a_wallet_frozen_amid_payments_has_not_paid_after_it(two_wallets: Two) -> None:
+    await open_wallet(two_wallets[0], ALICE, amount=1_000)
+    await open_wallet(two_wallets[0], BOB, role=Role.MERCHANT)
+    paying = [asyncio.create_task(two_wallets[n % 2].post_group(payment(ALICE, BOB, 10, 1))) for n in range(60)]
+
+    frozen = await two_wallets[1].change_status(ADMIN, ALICE, Change.FREEZE, "a doubt")
+    after = await available(two_wallets[0], ALICE)
+    outcomes = await asyncio.gather(*paying)
+
+    assert not isinstance(frozen, Refusal)
+    assert await available(two_wallets[0], ALICE) == after
+    assert 1_000 - after == 10 * [type(outcome) for outcome in outcomes].count(GroupPosted)
+
+
+async def test_a_balance_opened_while_the_wallet_is_frozen_is_frozen(two_wallets: Two) -> None:
+    await open_wallet(two_wallets[0], ALICE)
+
+    await asyncio.gather(
+        two_wallets[0].change_status(ADMIN, ALICE, Change.FREEZE, "a doubt"),
+        two_wallets[1].open_balance(ADMIN, ALICE, "EUR"),
+    )
+    request = MoveMoney(customer_id=ALICE, amount=5, currency="EUR", reference=fresh("ref"))
+    moved = await two_wallets[0].credit(BACK_END, request, None)
+
+    assert isinstance(moved.answer, Refusal)
+    assert moved.answer.reason is Reason.WALLET_FROZEN
+
+
+async def test_a_commit_that_fails_has_moved_nothing_and_the_same_id_succeeds(database_url: str) -> None:
+    async with running_wallet(database_url) as wallet:
+        await open_wallet(wallet, ALICE, amount=100)
+        await open_wallet(wallet, BOB)
+        order = group(transfer(ALICE, BOB, 10))
+        engine = wallet._database._writer
+
+        def fail(_connection: object) -> None:
+            raise OutcomeUnknown("the disk is gone")
+
+        event.listen(engine, "commit", fail)
+        with pytest.raises(OutcomeUnknown):
+            await wallet.post_group(order)
+        event.remove(engine, "commit", fail)
+
+        assert await available(wallet, ALICE) == 100
+        assert isinstance(await wallet.post_group(order), GroupPosted)
+        assert await available(wallet, ALICE) == 90
+
+
+async def test_a_lost_answer_is_found_again_by_another_process(database_url: str) -> None:
+    """The money has moved, the process died before it could say so; the same order then says that it has."""
+    async with running_wallet(database_url) as dying:
+        await open_wallet(dying, ALICE, amount=100)
+        await open_wallet(dying, BOB)
+        order = group(transfer(ALICE, BOB, 10))
+        first = await dying.post_group(order)
+
+    database = open_database(database_url, "wallet")
+    try:
+        heir = WalletService(database, clock=lambda: 1)
+        assert await heir.post_group(order) == first
+        assert await available(heir, ALICE) == 90
+    finally:
+        database.close()
+
+
+async def test_a_client_that_goes_away_leaves_nothing_locked(two_wallets: Two) -> None:
+    await open_wallet(two_wallets[0], ALICE, amount=100)
+    await open_wallet(two_wallets[0], BOB)
+    gone = asyncio.create_task(two_wallets[0].post_group(group(transfer(ALICE, BOB, 10))))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+
+    async with asyncio.timeout(3):
+        assert isinstance(await two_wallets[1].post_group(group(transfer(ALICE, BOB, 10))), GroupPosted)
+    assert two_wallets[0].verify() == []

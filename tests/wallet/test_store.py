@@ -1,0 +1,132 @@
+"""What the database itself keeps, and what ``verify`` finds when somebody got past it."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from ewallet.kernel.caller import Role
+from ewallet.plumbing.database import Database
+from ewallet.wallet.messages import TransferKind
+from ewallet.wallet.service import WalletService
+from ewallet.wallet.store import StatementFilter, statement_query
+from tests.support.wallet import ALICE, BOB, group, open_wallet, opened_database, payment, transfer
+
+APPEND_ONLY = ("wallet_transfers", "wallet_groups", "wallet_audit")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with opened_database(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def wallet(database: Database) -> WalletService:
+    """A wallet in which every sort of thing has happened once."""
+    service = WalletService(database, clock=lambda: 1_790_000_000_000_000)
+    await open_wallet(service, ALICE, amount=10_000)
+    await open_wallet(service, BOB, role=Role.MERCHANT)
+    await service.post_group(payment(ALICE, BOB, 1250, 25))
+    await service.post_group(payment(ALICE, BOB, 999_999, 25))
+    await service.post_group(group(transfer(ALICE, BOB, 100, kind=TransferKind.PENDING)))
+    return service
+
+
+def execute(database: Database, statement: str) -> None:
+    database.transact(lambda tx: tx.execute(text(statement)))
+
+
+@pytest.mark.usefixtures("wallet")
+@pytest.mark.parametrize("table", APPEND_ONLY)
+@pytest.mark.parametrize("statement", ["UPDATE {} SET at = 0", "DELETE FROM {}"])
+def test_the_database_refuses_to_change_the_books(database: Database, table: str, statement: str) -> None:
+    with pytest.raises(DBAPIError, match=f"{table} is append-only"):
+        execute(database, statement.format(table))
+
+
+@pytest.mark.usefixtures("wallet")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE wallet_accounts SET debits_posted = credits_posted + 1 WHERE owner = 'usr_alice'",
+        "UPDATE wallet_accounts SET debits_pending = credits_posted + 1 WHERE owner = 'usr_alice'",
+        "UPDATE wallet_accounts SET credits_posted = -1 WHERE owner = 'cash'",
+        "UPDATE wallet_accounts SET debits_pending = -1 WHERE owner = 'cash'",
+        "UPDATE wallet_holds SET amount = 0",
+        "INSERT INTO wallet_groups (id, outcome, body, request_id, at, reason) VALUES ('g', 'posted', '', '', 0, 'x')",
+    ],
+)
+def test_the_database_refuses_what_the_rules_refuse(database: Database, change: str) -> None:
+    with pytest.raises(DBAPIError, match=r"(?i)check|constraint"):
+        execute(database, change)
+
+
+def test_sound_books_have_no_faults(wallet: WalletService) -> None:
+    assert wallet.verify() == []
+
+
+def _unlocked(database: Database, table: str, statement: str) -> None:
+    """What somebody with all rights could do."""
+
+    def tamper(tx: Connection) -> None:
+        for verb in ("update", "delete"):
+            tx.execute(text(f"DROP TRIGGER {table}_no_{verb}"))
+        tx.execute(text(statement))
+
+    database.transact(tamper)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "fault"),
+    [
+        ("wallet_transfers", "UPDATE wallet_transfers SET amount = amount + 1 WHERE amount = 1225", "usr_bob:USD"),
+        ("wallet_transfers", "DELETE FROM wallet_transfers WHERE amount = 25", "fees:USD"),
+        ("wallet_transfers", "UPDATE wallet_transfers SET debit_balance_after = 1 WHERE amount = 25", "had 1 after"),
+        ("wallet_transfers", "UPDATE wallet_transfers SET debit_account = 'x:USD' WHERE amount = 25", "does not exist"),
+        ("wallet_audit", "UPDATE wallet_audit SET result = 'ok' WHERE result <> 'ok'", "is not what was written"),
+        ("wallet_audit", "DELETE FROM wallet_audit WHERE sequence = 2", "audit record 2 is missing"),
+    ],
+)
+def test_a_change_behind_the_rules_is_found_and_named(
+    wallet: WalletService, database: Database, table: str, change: str, fault: str
+) -> None:
+    _unlocked(database, table, change)
+
+    assert any(fault in sentence for sentence in wallet.verify())
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("UPDATE wallet_accounts SET credits_posted = credits_posted + 1 WHERE owner = 'usr_bob'", "sum to zero"),
+        ("UPDATE wallet_accounts SET credits_posted = credits_posted + 1 WHERE owner = 'usr_bob'", "usr_bob:USD has"),
+        ("UPDATE wallet_accounts SET debits_pending = 7 WHERE owner = 'usr_alice'", "usr_alice:USD holds 7"),
+        ("UPDATE wallet_holds SET state = 'VOIDED'", "usr_alice:USD holds 100"),
+        ("UPDATE wallet_holds SET debit_account = 'x:USD'", "does not exist"),
+        ("UPDATE wallet_audit_head SET sequence = sequence - 1", "audit record"),
+    ],
+)
+def test_a_wrong_balance_is_found_and_named(wallet: WalletService, database: Database, change: str, fault: str) -> None:
+    execute(database, change)
+
+    assert any(fault in sentence for sentence in wallet.verify())
+
+
+@pytest.mark.usefixtures("wallet")
+def test_a_statement_reads_ranges_of_indexes_and_scans_nothing(database: Database) -> None:
+    """A merchant with millions of entries must get the newest twenty at once."""
+    query = statement_query(["usr_bob:USD"], StatementFilter(None, None, 999, 21))
+
+    def plan(tx: Connection) -> str:
+        compiled = query.compile(dialect=tx.dialect, compile_kwargs={"literal_binds": True})
+        verb = "EXPLAIN QUERY PLAN" if database.dialect == "sqlite" else "EXPLAIN"
+        return "\n".join(str(tuple(row)) for row in tx.exec_driver_sql(f"{verb} {str(compiled).replace('%%', '%')}"))
+
+    explained = database.read(plan)
+
+    for index in ("wallet_transfers_by_debit_account", "wallet_transfers_by_credit_account"):
+        assert index in explained, explained
+    assert "SCAN wallet_transfers" not in explained
+    assert "wallet_transfers', 'ALL'" not in explained, explained
