@@ -10,7 +10,7 @@ from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import parse_rfc3339
 from ewallet.kernel.errors import Reason, Refusal, Refused, invalid, unwrap
 from ewallet.payment.domain import PaymentStatus
-from ewallet.payment.messages import InitiatePayment, Payment, PaymentAuditList, PaymentHistory, PaymentList
+from ewallet.payment.messages import AuditTrail, InitiatePayment, Payment, PaymentHistory, PaymentList
 from ewallet.payment.service import PaymentService
 from ewallet.plumbing.http.contract import (
     DEFAULT_LIMIT,
@@ -103,10 +103,10 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
         request_id: AuditRequest = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
-    ) -> PaymentAuditList:
+    ) -> AuditTrail:
         """Audit records, newest first."""
-        return unwrap(
-            await service.audit(caller_of(request), subject=subject, request_id=request_id, limit=limit, cursor=cursor)
+        return await service.audit_trail(
+            caller_of(request), subject=subject, request_id=request_id, limit=limit, cursor=cursor
         )
 
     @get("/payment/{transaction_id:str}", **protected(EVERYONE))

@@ -69,6 +69,7 @@ def create_app(
         verifier=verifier,
         internal_secret=internal_secret,
         lifespan=[lifespan],
+        ready=database.ping,
     )
     return House("payment", service, application)
 

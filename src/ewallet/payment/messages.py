@@ -73,8 +73,8 @@ class PaymentHistory(msgspec.Struct, frozen=True):
     items: list[HistoryEntry]
 
 
-class PaymentAuditRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Who did what to which payment, when, in which request, with what result."""
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who did what to what, when, in which request, with what result; ``hash`` chains it to the one before."""
 
     sequence: int
     at: str
@@ -87,8 +87,8 @@ class PaymentAuditRecord(msgspec.Struct, frozen=True, kw_only=True, rename="came
     hash: str
 
 
-class PaymentAuditList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A page of audit records, newest first."""
+class AuditTrail(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Audit records, newest first."""
 
-    items: list[PaymentAuditRecord]
+    items: list[AuditEntry]
     next_cursor: str | None

@@ -290,26 +290,30 @@ class PaymentService:
             next_cursor=encode_cursor(found[limit - 1].id) if len(found) > limit else None,
         )
 
-    async def audit(
-        self, caller: Caller, *, subject: str | None, request_id: str | None, limit: int, cursor: str | None
-    ) -> messages.PaymentAuditList | Refusal:
-        """Audit records, newest first. Refused with ``forbidden`` for everybody but administrators."""
-        if caller.role is not Role.ADMIN:
-            return Refusal(Reason.FORBIDDEN, "Only an administrator reads the audit.")
+    async def audit_trail(
+        self, _caller: Caller, *, subject: str | None, request_id: str | None, limit: int, cursor: str | None
+    ) -> messages.AuditTrail:
+        """Audit records, newest first."""
         before = decode_cursor(cursor, AuditPosition)[0] if cursor is not None else None
         rows = await self._database.reading(
             lambda tx: store.audit.find(tx, subject=subject, request_id=request_id, before=before, limit=limit + 1)
         )
-        return messages.PaymentAuditList(
-            items=[_audit_record(row) for row in rows[:limit]],
+        return messages.AuditTrail(
+            items=[_audit_entry(row) for row in rows[:limit]],
             next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
         )
 
-    async def verify(self) -> list[str]:
-        """Sentences that name what is wrong with the audit chain, payments or their history; none if all is well."""
-        audit_fault = await self._database.reading(store.audit.first_fault)
-        faults = await self._database.reading(lambda tx: store.faults(tx, limit=FAULTS_NAMED))
-        return [*([audit_fault] if audit_fault else []), *faults]
+    def verify(self) -> list[str]:
+        """A sentence for each fault in the audit chain, the payments and their history.
+
+        Reads everything: for the command line, not for requests.
+        """
+        return self._database.snapshot(_faults)
+
+
+def _faults(tx: Connection) -> list[str]:
+    audit_fault = store.audit.first_fault(tx)
+    return [*([audit_fault] if audit_fault else []), *store.faults(tx, limit=FAULTS_NAMED)]
 
 
 # --- T3 -----------------------------------------------------------------------------------------------------------
@@ -503,8 +507,8 @@ def _history_entry(row: Row[Any]) -> messages.HistoryEntry:
     return messages.HistoryEntry(status=row.status, at=rfc3339(row.at), actor=row.actor, reason=row.reason or UNSET)
 
 
-def _audit_record(row: Row[Any]) -> messages.PaymentAuditRecord:
-    return messages.PaymentAuditRecord(
+def _audit_entry(row: Row[Any]) -> messages.AuditEntry:
+    return messages.AuditEntry(
         sequence=row.sequence,
         at=rfc3339(row.at),
         actor=row.actor,
