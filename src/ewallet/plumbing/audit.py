@@ -115,8 +115,12 @@ class AuditLog:
         return tx.execute(query).all()
 
     def first_fault(self, tx: Connection) -> str | None:
-        """Walk the whole chain; a sentence that names the first wrong record, or None where all is well."""
+        """Walk the whole chain; a sentence that names the first wrong record, or None where all is well.
+
+        The head is read before each page: a log that grows meanwhile has at least the records that the head counts.
+        """
         expected, last_hash = 1, CHAIN_START
+        head = self._head(tx)
         while page := self._page(tx, expected):
             for row in page:
                 fields, stored_hash = tuple(row)[:-1], row.hash
@@ -126,7 +130,8 @@ class AuditLog:
                 if stored_hash != last_hash:
                     return f"audit record {row.sequence} ({row.action} of {row.subject}) is not what was written"
                 expected += 1
-        return self._head_fault(tx, expected - 1, last_hash)
+            head = self._head(tx)
+        return self._stray(tx) or _head_fault(head, expected - 1, last_hash)
 
     def _page(self, tx: Connection, start: int) -> Sequence[Row[Any]]:
         records = self.records
@@ -134,18 +139,22 @@ class AuditLog:
             select(records).where(records.c.sequence >= start).order_by(records.c.sequence).limit(_VERIFIED_AT_ONCE)
         ).all()
 
-    def _head_fault(self, tx: Connection, last_sequence: int, last_hash: str) -> str | None:
+    def _head(self, tx: Connection) -> Row[Any] | None:
+        return tx.execute(select(self.head)).one_or_none()
+
+    def _stray(self, tx: Connection) -> str | None:
         stray = tx.execute(select(self.records.c.sequence).where(self.records.c.sequence < 1).limit(1)).first()
-        if stray is not None:
-            return f"audit record {stray.sequence} was inserted before the first"
-        head = tx.execute(select(self.head)).one_or_none()
-        if head is None:
-            return "the audit head is missing"
-        if head.sequence > last_sequence:
-            return f"audit record {last_sequence + 1} is missing: the chain's head is record {head.sequence}"
-        if head.sequence < last_sequence:
-            return f"audit record {head.sequence + 1} was inserted behind the chain's head"
-        return None if head.hash == last_hash else f"the audit head does not belong to record {last_sequence}"
+        return None if stray is None else f"audit record {stray.sequence} was inserted before the first"
+
+
+def _head_fault(head: Row[Any] | None, last_sequence: int, last_hash: str) -> str | None:
+    if head is None:
+        return "the audit head is missing"
+    if head.sequence > last_sequence:
+        return f"audit record {last_sequence + 1} is missing: the chain's head is record {head.sequence}"
+    if head.sequence < last_sequence:
+        return f"audit record {head.sequence + 1} was inserted behind the chain's head"
+    return None if head.hash == last_hash else f"the audit head does not belong to record {last_sequence}"
 
 
 def chained_hash(previous: str, fields: Sequence[Any]) -> str:
