@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench.load import Load, in_sequence, with_wrk
 from bench.people import People
-from bench.platform import ewallet, free_port, platform, resident_megabytes, running
+from bench.platform import ewallet, free_port, platform, processor_seconds, resident_megabytes, running
 
 CONNECTIONS = 64
 MERCHANTS = 16
@@ -46,7 +46,9 @@ def measure(folder: Path, seconds: int) -> None:
         sequence = in_sequence(base_url, people.pairs[0], payments=SEQUENCE)
         console.print(f"{CONNECTIONS} connections …")
         with_wrk(base_url, people.pairs, folder, connections=CONNECTIONS, seconds=WARM_UP_SECONDS)
+        used_before = processor_seconds(process_id)
         load = with_wrk(base_url, people.pairs, folder, connections=CONNECTIONS, seconds=seconds)
+        used = processor_seconds(process_id) - used_before
         busy = resident_megabytes(process_id)
     _verify(data)
     limit = 1 / (1 / echo.per_second + 1 / store)
@@ -60,6 +62,7 @@ def measure(folder: Path, seconds: int) -> None:
     table.add_row("limit: 1 / (1/echo + 1/batches)", f"{limit:,.0f}")
     console.print(table)
     console.print(f"share of the limit: {load.per_second / limit:.0%}")
+    console.print(f"processor time of the platform: {used / load.requests * 1000:.2f} ms a payment")
     console.print(f"resident memory of the platform: {idle:.0f} MiB before the load, {busy:.0f} MiB after it")
 
 

@@ -25,6 +25,7 @@ class Latency(NamedTuple):
 class Load(NamedTuple):
     """What a run under load gave."""
 
+    requests: int
     per_second: float
     latency: Latency
 
@@ -55,4 +56,4 @@ def with_wrk(base_url: str, pairs: Sequence[tuple[str, str]], folder: Path, *, c
     if result["bad"]:
         raise SystemExit(f"{result['bad']} of {result['requests']} requests failed: this run counts for nothing")
     latency = Latency(*(result[name] / 1000 for name in ("p50", "p90", "p99", "max")))
-    return Load(result["requests"] * 1_000_000 / result["microseconds"], latency)
+    return Load(result["requests"], result["requests"] * 1_000_000 / result["microseconds"], latency)

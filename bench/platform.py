@@ -69,6 +69,12 @@ def resident_megabytes(process_id: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def processor_seconds(process_id: int) -> float:
+    """Processor time that a process has used so far, in user and system mode."""
+    fields = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
