@@ -9,6 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -201,6 +202,12 @@ def _check_together(settings: Settings) -> None:
                 f"{variable(f'{service}_database_url')} must look like mysql://user:password@host:port/database "
                 "or sqlite:///path; in the password, write @ : / ? # as %40 %3A %2F %3F %23."
             )
+    for name in ("public_url", *(f"{service}_url" for service in SERVICES)):
+        if not re.match(r"^(https?://[^/]+.*)?$", getattr(settings, name)):
+            raise SettingsError(f"{variable(name)} must look like http://host:port or https://host.")
+    for address in filter(None, (text.strip() for text in settings.trusted_proxies.split(","))):
+        if not _is_address(address):
+            raise SettingsError(f"EWALLET_TRUSTED_PROXIES must name network addresses: {address!r} is none.")
     if settings.environment == "production" and not settings.internal_secret:
         raise SettingsError(
             "EWALLET_INTERNAL_SECRET must be set when EWALLET_ENVIRONMENT is production: "
@@ -210,6 +217,14 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError(
             f"EWALLET_BCRYPT_COST is below {MINIMUM_PRODUCTION_BCRYPT_COST}: too cheap to guess outside development."
         )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 MINIMUM_PRODUCTION_BCRYPT_COST = 10
