@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
 from ewallet.cli.terminal import Stopped, standard_output
 from ewallet.plumbing.database import Database, DatabaseUnavailable, open_database
@@ -75,13 +76,17 @@ def opened(settings: Settings, service: str) -> Iterator[Database]:
 
 @contextmanager
 def explained(settings: Settings, service: str) -> Iterator[None]:
-    """Turn the ways in which a database can be unusable into :class:`Stopped`."""
+    """Turn the ways in which a database can be unusable into :class:`Stopped`. Retries are not logged."""
+    hooks = get_on_retry_hooks()
+    set_on_retry_hooks(())
     try:
         yield
     except SchemaIsNewer as error:
         raise Stopped(str(error)) from error
     except (DatabaseUnavailable, DBAPIError, OSError) as error:
         raise Stopped(_sentence(settings, service, error)) from error
+    finally:
+        set_on_retry_hooks(hooks)
 
 
 def _sentence(settings: Settings, service: str, error: Exception) -> str:

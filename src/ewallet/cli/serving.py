@@ -95,8 +95,15 @@ class _Application:
             await self._application(scope, receive, send)
         except Exception as error:
             if scope["type"] == "lifespan":
-                self.failure = error
+                self.failure = _innermost(error)
             raise
+
+
+def _innermost(error: Exception) -> Exception:
+    """The one error in the groups that Litestar's nested lifespans wrap around it."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class _Server(uvicorn.Server):
