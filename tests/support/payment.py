@@ -10,15 +10,16 @@ from itertools import count
 from typing import Any
 
 import httpx2
+import msgspec
 import pymysql
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import system_clock
-from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason
 from ewallet.kernel.ids import new_id
-from ewallet.payment import messages
+from ewallet.payment import messages, store
 from ewallet.payment.app import create_app
 from ewallet.payment.domain import FeeSchedule
 from ewallet.payment.service import Answered, PaymentService
@@ -67,6 +68,17 @@ def reply_lost(wallet: "MemoryWallet", order: GroupOrder) -> GroupOutcome:
     raise OutcomeUnknown("the reply was lost")
 
 
+def broken_for(group_id: str) -> Fault:
+    """A bug that one group meets, every time."""
+
+    def fault(wallet: "MemoryWallet", order: GroupOrder) -> GroupOutcome:
+        if order.id == group_id:
+            raise InvariantBroken("this group cannot be")
+        return wallet.apply(order)
+
+    return fault
+
+
 def no_room(_wallet: "MemoryWallet", _order: GroupOrder) -> GroupOutcome:
     """The wallet is too busy to begin."""
     raise Overloaded("the queue is full")
@@ -77,7 +89,7 @@ class MemoryWallet:
     """Satisfies ``WalletClient``: groups are all or none, and an id has one outcome for ever.
 
     ``faults`` happen to the next calls, one each; ``always`` happens to all others where it is set. ``gate``, where
-    set, holds calls back until the test opens it.
+    set, holds calls back until the test opens it; ``called`` can be acquired once for each.
     """
 
     balances: dict[str, int] = field(default_factory=dict)
@@ -87,6 +99,7 @@ class MemoryWallet:
     faults: list[Fault] = field(default_factory=list)
     always: Fault | None = None
     gate: asyncio.Event | None = None
+    called: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
     async def open_wallet(self, order: OpenWallet) -> None:
         self.roles.setdefault(order.owner, order.role)
@@ -94,6 +107,7 @@ class MemoryWallet:
     async def post_group(self, order: GroupOrder) -> GroupOutcome:
         assert not transaction_open(), "the wallet was called inside a transaction"
         self.orders.append(order)
+        self.called.release()
         if self.gate is not None:
             await self.gate.wait()
         await asyncio.sleep(0)
@@ -206,6 +220,12 @@ async def paid(service: PaymentService, order: messages.InitiatePayment, key: st
     answer = (await pay(service, order, key)).answer
     assert isinstance(answer, messages.Payment), answer
     return answer
+
+
+def outbox_events(database: Database) -> list[Event]:
+    """What waits to be relayed, in order."""
+    rows = database.read(lambda tx: store.outbox.due(tx, NOW))
+    return [msgspec.json.decode(row.payload, type=Event) for row in rows]
 
 
 # --- broken connections -------------------------------------------------------------------------------------------
