@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 Clock = Callable[[], int]
 """Returns the present as microseconds since the epoch. Passed in, so that a test can own the time."""
@@ -18,8 +19,14 @@ def system_clock() -> int:
 
 def rfc3339(microseconds: int) -> str:
     """Render as the contract does: ``2026-11-22T08:15:30.123Z`` (RFC 3339, UTC, milliseconds, never rounded up)."""
-    moment = _EPOCH + timedelta(microseconds=microseconds)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    seconds, fraction = divmod(microseconds, MICROSECONDS_PER_SECOND)
+    return f"{_second(seconds)}.{fraction // 1000:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    """Most times that are rendered lie in the last few seconds."""
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse_rfc3339(text: str) -> int | None:

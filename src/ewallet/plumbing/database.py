@@ -65,22 +65,33 @@ class Database:
 
         DatabaseUnavailable: still failing transiently after the last attempt. Other errors of ``work`` pass through.
         """
-        try:
-            for attempt in _attempts():
-                with attempt, _marked_open(), self._writer.begin() as tx:
-                    return work(tx)
-        except DBAPIError as error:
-            if is_transient(error):
-                raise DatabaseUnavailable(f"the {self.name} database does not answer") from error
-            raise
-        raise DatabaseUnavailable(f"no attempt was made on the {self.name} database")  # pragma: no cover
+
+        def once() -> Result:
+            with _marked_open(), self._writer.begin() as tx:
+                return work(tx)
+
+        return self._redone(once)
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` in one read transaction (a single snapshot on SQLite), in this thread."""
+
+        def once() -> Result:
+            with self._reader.begin() as tx:
+                return work(tx)
+
+        return self._redone(once)
+
+    def _redone(self, once: Callable[[], Result]) -> Result:
+        """The result of ``once``, repeated after transient errors; the usual first success pays nothing for that."""
         try:
-            for attempt in _attempts():
-                with attempt, self._reader.begin() as tx:
-                    return work(tx)
+            return once()
+        except DBAPIError as error:
+            if not is_transient(error):
+                raise
+        try:
+            for attempt in _further_attempts():
+                with attempt:
+                    return once()
         except DBAPIError as error:
             if is_transient(error):
                 raise DatabaseUnavailable(f"the {self.name} database does not answer") from error
@@ -148,15 +159,15 @@ def is_transient(error: Exception) -> bool:
     return error.connection_invalidated or code in _TRANSIENT_MYSQL
 
 
-def _attempts() -> Iterator[stamina.Attempt]:
+def _further_attempts() -> Iterator[stamina.Attempt]:
     """Attempts with growing pauses between them.
 
-    The first is enough for the winner of a deadlock to commit, the last for a server to come back. The jitter keeps two
-    losers from meeting again.
+    The first pause is enough for the winner of a deadlock to commit, the last for a server to come back. The jitter
+    keeps two losers from meeting again.
     """
     yield from stamina.retry_context(
         on=is_transient,
-        attempts=MAXIMUM_ATTEMPTS,
+        attempts=MAXIMUM_ATTEMPTS - 1,
         timeout=MAXIMUM_SECONDS,
         wait_initial=0.005,
         wait_jitter=0.02,
