@@ -49,7 +49,7 @@ def database(url: str) -> Iterator[Database]:
 @pytest.fixture
 def no_waiting() -> Iterator[None]:
     """Attempts follow each other at once."""
-    with stamina.set_testing(testing=True, attempts=MAXIMUM_ATTEMPTS):
+    with stamina.set_testing(testing=True, attempts=MAXIMUM_ATTEMPTS - 1):
         yield
 
 
