@@ -52,7 +52,9 @@ MAXIMUM_NAME_LENGTH = 200
 MINIMUM_PASSWORD_LENGTH = 12
 MAXIMUM_PASSWORD_LENGTH = 200
 
-_EMAIL = re.compile(r"^[^@\s]+@(localhost|[^@\s.]+(\.[^@\s.]+)+)$")
+# Quoted local parts, comments and address lists, which RFC 5322 allows, are what nobody has and injections need.
+_ATOM = r"[^@\s.<>()\[\],;:\\\"]+"
+_EMAIL = re.compile(rf"^{_ATOM}(\.{_ATOM})*@(localhost|{_ATOM}(\.{_ATOM})+)$")
 
 # Control, unassigned and separator characters, and those that change the direction of what stands beside them: none
 # can be seen, and each can make one name look like another.

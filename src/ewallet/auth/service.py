@@ -1,11 +1,14 @@
 """Auth's use cases. Each is one local transaction, or, where a wallet is opened, one on either side of that call."""
 
+import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import stamina
@@ -46,6 +49,9 @@ from ewallet.wallet.messages import OpenWallet
 
 KEYS_READ_SECONDS = 2
 """How old the signing process's view of the keys may be; far less than a new key waits before it signs."""
+
+LOGINS_AT_ONCE = 32
+"""Far below the limit on failed logins from one address, and more than the threads that check passwords keep busy."""
 
 WALLET_ATTEMPTS = 3
 WALLET_SECONDS = 2.0
@@ -117,6 +123,8 @@ class AuthService:
         self._verifier = verifier
         self._clock = clock
         self._passwords = PasswordHasher(settings.bcrypt_cost)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._logins_at_once = asyncio.Semaphore(LOGINS_AT_ONCE)
         self._keys = _KeyRing(database, clock)
         self._worker_id = new_id("wkr", clock())
         self._people: Batcher[_NewPerson, Refusal | None] = Batcher(database, self._add_people)
@@ -228,7 +236,11 @@ class AuthService:
         """Open the wallet and remember it. OutcomeUnknown, Overloaded: recovery will do it."""
         order = OpenWallet(owner=user.id, role=user.role, currency=user.currency, actor=user.id, request_id=request_id)
         async for attempt in stamina.retry_context(
-            on=(OutcomeUnknown, Overloaded), attempts=WALLET_ATTEMPTS, timeout=WALLET_SECONDS
+            on=(OutcomeUnknown, Overloaded),
+            attempts=WALLET_ATTEMPTS,
+            timeout=WALLET_SECONDS,
+            wait_initial=0.05,
+            wait_jitter=0.1,
         ):
             with attempt:
                 await self._wallet.open_wallet(order)
@@ -247,8 +259,12 @@ class AuthService:
         )
         if not stalled or not await self._database.writing(self._claim_recovery):
             return 0
-        for user in stalled:
-            await self._open_wallet(user, new_id("req", self._clock()))
+        # All at once, so that one that cannot be opened does not keep the others waiting.
+        openings = [self._open_wallet(user, new_id("req", self._clock())) for user in stalled]
+        outcomes = await asyncio.gather(*openings, return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
         return len(stalled)
 
     def _claim_recovery(self, tx: Connection) -> bool:
@@ -268,21 +284,43 @@ class AuthService:
         email_limit = Limit(domain.email_key(email), self._settings.login_failures)
         address_limit = Limit(domain.address_key(visitor.address), self._settings.login_failures_per_address)
         with self._passwords.place():
-            refusal = await self._guesses.submit(_Guess((email_limit, address_limit), visitor, email))
-            if refusal is not None:
-                return refusal
-            user = (await self._database.reading(lambda tx: store.users_by_email(tx, [email]))).get(email)
-            right = await self._passwords.matches(login.password, user.password_hash if user else None)
-        if user is None or not right:
-            await self._records.submit(_failed_login(visitor, email, user, Reason.INVALID_CREDENTIALS))
-            return INVALID_CREDENTIALS
-        refresh_token = secrets.token_urlsafe(domain.TOKEN_BYTES)
-        session = self._new_session(user)
-        record = _session_record(user.id, "login.succeeded", session, visitor)
-        await self._logins.submit(
-            _NewSession(session, domain.token_hash(refresh_token), email_limit, address_limit, record)
-        )
+            async with self._turn(email):
+                refusal = await self._guesses.submit(_Guess((email_limit, address_limit), visitor, email))
+                if refusal is not None:
+                    return refusal
+                found = await self._database.reading(lambda tx: store.users_by_email(tx, [email]))
+                user = found.get(email)
+                if not await self._password_is_right(user, login.password) or user is None:
+                    await self._records.submit(_failed_login(visitor, email, user, Reason.INVALID_CREDENTIALS))
+                    return INVALID_CREDENTIALS
+                refresh_token = secrets.token_urlsafe(domain.TOKEN_BYTES)
+                session = self._new_session(user)
+                record = _session_record(user.id, "login.succeeded", session, visitor)
+                await self._logins.submit(
+                    _NewSession(session, domain.token_hash(refresh_token), email_limit, address_limit, record)
+                )
         return await self._tokens(user, refresh_token)
+
+    @asynccontextmanager
+    async def _turn(self, email: str) -> AsyncIterator[None]:
+        """Let logins of one account take turns, and only a few be under way at once.
+
+        Each counts as failed until its password was right, so many right ones at the same moment would otherwise look
+        like an attack. Nothing is lost: there are fewer threads that check passwords anyway.
+        """
+        turn = self._turns.setdefault(email, asyncio.Lock())
+        async with turn, self._logins_at_once:
+            yield
+
+    async def _password_is_right(self, user: User | None, password: str) -> bool:
+        """Check a password; a right one whose hash has another cost than the settings say is hashed anew."""
+        right = await self._passwords.matches(password, user.password_hash if user else None)
+        if right and user is not None and self._passwords.is_outdated(user.password_hash):
+            new = await self._passwords.hash(password)
+            await self._database.writing(
+                lambda tx: store.set_password_hash(tx, user.id, old=user.password_hash, new=new)
+            )
+        return right
 
     async def refresh(self, visitor: Visitor, token: str) -> Tokens | Refusal:
         """Continue a session with its next refresh token. Refused: ``invalid-token``."""

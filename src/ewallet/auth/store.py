@@ -151,6 +151,11 @@ def mark_wallets_opened(tx: Connection, user_ids: Sequence[str]) -> None:
     tx.execute(update(users).where(users.c.id.in_(user_ids)).values(wallet_opened=1))
 
 
+def set_password_hash(tx: Connection, user_id: str, *, old: str, new: str) -> None:
+    """Replace a password's hash, unless it is not the one that was checked any more."""
+    tx.execute(update(users).where(users.c.id == user_id, users.c.password_hash == old).values(password_hash=new))
+
+
 def _user(row: Row[Any]) -> User:
     return User(
         id=row.id,
@@ -249,7 +254,8 @@ def locked_guesses(tx: Connection, keys: Iterable[str]) -> dict[str, Guesses]:
     # Where another process was faster the row stays as it is.
     upsert_rows(tx, login_failures, missing, update=("limit_key",))
     rows = tx.execute(select(login_failures).where(limit_key.in_(ordered)).order_by(limit_key).with_for_update())
-    return {row.limit_key: Guesses(since=row.since, count=row.failures) for row in rows}
+    # A row that has just been forgotten counts as zero too.
+    return dict.fromkeys(ordered, NO_GUESSES) | {row.limit_key: Guesses(row.since, row.failures) for row in rows}
 
 
 def write_guesses(tx: Connection, guesses: Mapping[str, Guesses]) -> None:
@@ -276,7 +282,7 @@ def client_secret_hash(tx: Connection, client_id: str) -> str | None:
 
 def all_signing_keys(tx: Connection) -> list[SigningKey]:
     """Every key pair, retired ones too until they are forgotten."""
-    rows = tx.execute(select(signing_keys).order_by(signing_keys.c.created_at, signing_keys.c.kid))
+    rows = tx.execute(select(signing_keys).order_by(signing_keys.c.signs_from, signing_keys.c.kid))
     return [SigningKey(*row) for row in rows]
 
 

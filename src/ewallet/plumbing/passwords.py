@@ -65,6 +65,11 @@ class PasswordHasher:
         matched = await self._run(lambda: bcrypt.checkpw(_digest(password), expected))
         return matched and hashed is not None
 
+    def is_outdated(self, hashed: str) -> bool:
+        """Whether a hash was made with another cost than new ones are: checking it takes another time, which shows."""
+        _, _, cost, _ = hashed.split("$")
+        return int(cost) != self._cost
+
     def close(self) -> None:
         """Finish what is under way and stop the threads."""
         self._threads.shutdown()

@@ -80,8 +80,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "Send one key, for example a UUID, with or without double quotes. Nothing was done.",
     ),
     Reason.INVALID_TOKEN: Explanation(
-        "The request needs an access token, and it has none, or one that is expired, damaged or not ours. Or it shows a "
-        "refresh token that is spent, or whose session is over.",
+        "The request needs an access token, and it has none, or one that is expired, damaged or not ours. Or it shows "
+        "a refresh token that is spent, or whose session is over.",
         "Log in, or use the refresh token, and send the new one as Authorization: Bearer and the access token.",
     ),
     Reason.INVALID_CREDENTIALS: Explanation(
