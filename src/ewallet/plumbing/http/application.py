@@ -1,5 +1,6 @@
 """A service as an ASGI application: Litestar with the contract's conventions, behind an :class:`Edge`."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -7,10 +8,12 @@ from typing import Any, Generic, TypeVar
 
 from litestar import Litestar, Request
 from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, Reference, SecurityScheme
-from litestar.types import ControllerRouterHandler
+from litestar.types import ControllerRouterHandler, Method
+from litestar.types.internal_types import PathParameterDefinition
 
 from ewallet import __version__
 from ewallet.plumbing.http.addresses import TrustedProxies
@@ -85,34 +88,71 @@ def _openapi(name: str) -> OpenAPIConfig:
         path=OPENAPI_PATH,
         render_plugins=[_Document()],
         use_handler_docstrings=True,
+        operation_id_creator=_operation_id,
         components=Components(security_schemes=schemes),
     )
 
 
 def openapi_document(application: Litestar) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a service."""
-    document: dict[str, Any] = _whole_numbers(application.openapi_schema.to_schema())
-    return document
+    return _as_in_contract(application.openapi_schema.to_schema())
 
 
 class _Document(JsonRenderPlugin):
-    """Litestar's page for the document, with :func:`openapi_document`'s numbers."""
+    """Litestar's page for the document, as :func:`openapi_document` gives it."""
 
     def render(
         self,
         request: Request[Any, Any, Any],  # noqa: ARG002  # Litestar's signature
         openapi_schema: dict[str, Any],
     ) -> bytes:
-        return encode(_whole_numbers(openapi_schema))
+        return encode(_as_in_contract(openapi_schema))
 
 
-def _whole_numbers(value: Any) -> Any:
+def _operation_id(handler: HTTPRouteHandler, _method: Method, _path: list[str | PathParameterDefinition]) -> str:
+    """``initiatePayment``: what a generated client will call the operation."""
+    return _camel_case(handler.handler_name)
+
+
+def _as_in_contract(document: dict[str, Any]) -> dict[str, Any]:
+    """Litestar's document with the contract's spelling: ``/wallet/{customerId}``, and bounds that are whole numbers."""
+    paths = {
+        _PATH_PARAMETER.sub(lambda found: _camel_case(found[0]), path): _with_path_parameters(item)
+        for path, item in document["paths"].items()
+    }
+    spelled: dict[str, Any] = _with_whole_numbers({**document, "paths": paths})
+    return spelled
+
+
+_PATH_PARAMETER = re.compile(r"{\w+}")
+
+
+def _with_path_parameters(item: dict[str, Any]) -> dict[str, Any]:
+    """The operations of a path with the names of its parameters spelled as in the path."""
+    return {
+        method: {**operation, "parameters": [_spelled(parameter) for parameter in operation["parameters"]]}
+        if "parameters" in operation
+        else operation
+        for method, operation in item.items()
+    }
+
+
+def _spelled(parameter: dict[str, Any]) -> dict[str, Any]:
+    return {**parameter, "name": _camel_case(parameter["name"])} if parameter["in"] == "path" else parameter
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(other.capitalize() for other in others)
+
+
+def _with_whole_numbers(value: Any) -> Any:
     """Litestar turns every bound into a float; ours are integers, and a reader should see ``1000``, not ``1000.0``."""
     match value:
         case dict():
-            return {name: _whole_numbers(member) for name, member in value.items()}
+            return {name: _with_whole_numbers(member) for name, member in value.items()}
         case list():
-            return [_whole_numbers(member) for member in value]
+            return [_with_whole_numbers(member) for member in value]
         case float() if value.is_integer():
             return int(value)
         case _:
