@@ -49,12 +49,16 @@ LONG_TEXT: TypeEngine[str] = (
 
 
 def table(name: str, metadata: MetaData, *parts: Column[Any] | CheckConstraint | Index | Any) -> Table:
-    """A table with our options: STRICT on SQLite, InnoDB and a binary collation elsewhere."""
+    """A table with our options: STRICT on SQLite, InnoDB and a binary collation elsewhere.
+
+    Numbers of a column declared ``autoincrement=True`` are never given twice, which SQLite must be told.
+    """
     return Table(
         name,
         metadata,
         *parts,
         sqlite_strict=True,
+        sqlite_autoincrement=any(isinstance(part, Column) and part.autoincrement is True for part in parts),
         mysql_engine="InnoDB",
         mysql_charset="utf8mb4",
         mysql_collate="utf8mb4_bin",
