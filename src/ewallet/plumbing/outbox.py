@@ -7,7 +7,7 @@ ordering key wait for it, all others pass.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -90,10 +90,28 @@ class Outbox:
         insert_rows(tx, self.events, rows, columns=columns)
 
     def due(self, tx: Connection, now: int) -> Sequence[Row[Any]]:
-        """The next events in their order, without those that wait and those that stand behind one that waits."""
-        rows = tx.execute(select(self.events).order_by(self.events.c.sequence).limit(BATCH)).all()
-        waiting = {row.ordering_key for row in rows if row.next_attempt_at > now}
-        return [row for row in rows if row.ordering_key not in waiting]
+        """The next events, in their order: the first of each ordering key, without the keys whose first one waits.
+
+        One of each key at a time, because the receiver may take the second and not the first. However many events
+        wait, those of other keys are found behind them.
+        """
+        waiting: set[str] = set()
+        while True:
+            rows = self._next(tx, waiting)
+            newly_waiting = {row.ordering_key for row in rows if row.next_attempt_at > now}
+            if not newly_waiting or len(rows) < BATCH:
+                break
+            waiting |= newly_waiting
+        first_by_key: dict[str, Row[Any]] = {}
+        for row in rows:
+            first_by_key.setdefault(row.ordering_key, row)
+        return [row for key, row in first_by_key.items() if key not in newly_waiting]
+
+    def _next(self, tx: Connection, without: Collection[str]) -> Sequence[Row[Any]]:
+        query = select(self.events).order_by(self.events.c.sequence).limit(BATCH)
+        if without:
+            query = query.where(self.events.c.ordering_key.not_in(without))
+        return tx.execute(query).all()
 
     def waiting(self, tx: Connection) -> bool:
         """Whether there is any event at all."""
