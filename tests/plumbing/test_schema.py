@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Column, Connection, MetaData, event, select, text
+from sqlalchemy import Column, Connection, MetaData, delete, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ewallet.plumbing.database import Database
@@ -27,6 +27,13 @@ things = table(
     Column("number", INTEGER, nullable=False),
     Column("name", SHORT_TEXT, nullable=True),
     Column("story", LONG_TEXT, nullable=True),
+)
+
+numbered = table(
+    "test_numbered",
+    metadata,
+    Column("sequence", INTEGER, primary_key=True, autoincrement=True),
+    Column("name", IDENTIFIER, nullable=False),
 )
 
 Thing = tuple[str, int, str | None, str | None]
@@ -135,3 +142,15 @@ def test_the_database_itself_refuses_to_change_what_is_append_only(database: Dat
     with pytest.raises(DBAPIError, match="test_things is append-only"):
         database.transact(lambda tx: tx.execute(text(statement)))
     assert stored(database) == rows(2)
+
+
+def test_a_number_that_the_database_gave_is_never_given_again(database: Database) -> None:
+    def numbers(tx: Connection) -> list[int]:
+        return list(tx.execute(select(numbered.c.sequence).order_by(numbered.c.sequence)).scalars())
+
+    database.transact(lambda tx: insert_rows(tx, numbered, [("a",), ("b",)], columns=("name",)))
+    before = database.read(numbers)
+    database.transact(lambda tx: tx.execute(delete(numbered)))
+    database.transact(lambda tx: insert_rows(tx, numbered, [("c",)], columns=("name",)))
+
+    assert database.read(numbers)[0] > max(before)
