@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
-CODE := $(wildcard src tests bench tools)
+CODE := $(wildcard src tests bench)
 
 # Stamps: pip runs only when what it would install has changed, so that a second start costs nothing.
 RUN_INSTALLED := .venv/.run-installed
@@ -71,7 +71,7 @@ format: $(DEV_INSTALLED) ## Format the code and sort its imports
 
 .PHONY: settings-table
 settings-table: $(RUN_INSTALLED) ## Print the README's table of settings
-	@$(BIN)/python -m tools.settings_table
+	@$(BIN)/ewallet settings
 
 # The newest versions: make lock LOCK_FLAGS=--upgrade
 LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --no-config --generate-hashes --allow-unsafe \

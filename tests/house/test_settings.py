@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from ewallet.cli.reference import settings_table
 from ewallet.plumbing.settings import DocumentedSetting, documented_settings
 from tests.house.tree import text_files
-from tools.settings_table import settings_table
 
 
 def variables_in(text: str) -> set[str]:
