@@ -137,7 +137,6 @@ def rotate_key() -> None:
 @application.command()
 def settings() -> None:
     """List every setting with its default, as a Markdown table."""
-    typer.echo("| variable | default | meaning |\n|---|---|---|")
-    for row in documented_settings():
-        default = f"`{row.default}`" if row.default else ""
-        typer.echo(f"| `{row.variable}` | {default} | {row.description} |")
+    from ewallet.cli import reference
+
+    typer.echo(reference.settings_table(documented_settings()))
