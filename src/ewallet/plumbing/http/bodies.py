@@ -74,13 +74,15 @@ def read_json(body: bytes, body_type: type[Body]) -> Body:
     """Decode and check a JSON body. Refused with ``malformed-request`` or ``validation-error``."""
     try:
         value = _decode(body)
+        # A member needs a colon: with no more colons than members there is no duplicate, and a closer look is rare.
+        if body.count(b":") > _members(value):
+            _refuse_duplicate_keys(body)
     except msgspec.ValidationError as error:
         raise Refused(_validation_refusal(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused(Refusal(Reason.MALFORMED_REQUEST, f"The body is not JSON: {error}.")) from error
-    # A member needs a colon: with no more colons than members there can be no duplicate, and a closer look is rare.
-    if body.count(b":") > _members(value):
-        _refuse_duplicate_keys(body)
+    except RecursionError as error:
+        raise Refused(Refusal(Reason.MALFORMED_REQUEST, "The body is nested too deeply.")) from error
     return _convert(value, body_type)
 
 
