@@ -14,6 +14,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _TIME_LENGTH = 10
 _RANDOM_BYTES = 10
+_DIGEST_BYTES = 8  # 16 hexadecimal digits, all of which are letters of the alphabet above
 
 ID_PATTERN = r"^[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}$"
 _ID = re.compile(ID_PATTERN)
@@ -30,9 +31,9 @@ def new_id(prefix: str, now: int, random_bytes: RandomBytes = secrets.token_byte
 
 def derived_id(prefix: str, source: str, label: str) -> str:
     """The identifier that ``label`` always has for ``source``: same time part, hash instead of randomness."""
-    digest = hashlib.blake2b(f"{prefix}\0{source}\0{label}".encode(), digest_size=_RANDOM_BYTES).digest()
     time_part = source[4 : 4 + _TIME_LENGTH]
-    return f"{prefix}_{time_part}{_base32(int.from_bytes(digest, 'big'), 16)}"
+    digest = hashlib.blake2b(f"{prefix}\0{source}\0{label}".encode(), digest_size=_DIGEST_BYTES)
+    return f"{prefix}_{time_part}{digest.hexdigest()}"
 
 
 def is_id(text: str, prefix: str) -> bool:

@@ -7,12 +7,12 @@ fields whose names say that they are secret.
 import logging
 import sys
 from collections.abc import MutableMapping
+from functools import cache
 from typing import Any
 
+import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
-
-from ewallet.plumbing.json import encode
 
 REQUESTS = Counter("ewallet_requests_total", "Answered requests.", ["service", "method", "route", "status"])
 REQUEST_SECONDS = Histogram(
@@ -40,6 +40,9 @@ PAYMENTS = Counter("ewallet_payments_total", "Payments that came to an outcome."
 PAYMENTS_RECOVERED = Counter("ewallet_payments_recovered_total", "Payments finished by recovery.", ["status"])
 WORKER_ERRORS = Counter("ewallet_worker_errors_total", "Rounds of background work that failed.", ["worker"])
 
+# Whatever is logged gets onto the line, if need be as its representation.
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+
 _SECRET_WORDS = ("password", "secret", "token", "authorization", "private")
 
 
@@ -50,7 +53,7 @@ def configure_logging(level: str, log_format: str) -> None:
     renderers: list[structlog.types.Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if pretty
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+        else [structlog.processors.format_exc_info, _render_json]
     )
     structlog.configure(
         processors=[
@@ -61,19 +64,26 @@ def configure_logging(level: str, log_format: str) -> None:
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+        if pretty
+        else structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
     # Libraries use the standard logging; only what needs a person's eye comes through.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
 
 
-def _json(fields: Any, **_options: Any) -> str:
-    return encode(fields).decode()
+def _render_json(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> bytes:
+    return _encode(fields)
 
 
 def _blank_secrets(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for name in fields:
-        if any(word in name.lower() for word in _SECRET_WORDS):
-            fields[name] = "hidden"
+    for name in filter(_is_secret, fields):
+        fields[name] = "hidden"
     return fields
+
+
+@cache
+def _is_secret(name: str) -> bool:
+    """Whether a field's name says so; the program has a few dozen of them."""
+    return any(word in name.lower() for word in _SECRET_WORDS)
