@@ -7,11 +7,13 @@ inner edge lets the request pass as it is.
 import re
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Counter, Histogram
 
 from ewallet.kernel.clock import Clock
 from ewallet.kernel.errors import Reason, Refusal
@@ -75,8 +77,9 @@ class Edge:
 
     def _report(self, state: dict[str, Any], status: int, seconds: float) -> None:
         route = state.get("path_template") or "unmatched"
-        REQUESTS.labels(self._service, state["method"], route, str(status)).inc()
-        REQUEST_SECONDS.labels(self._service, route).observe(seconds)
+        answered, duration = _metrics(self._service, state["method"], route, status)
+        answered.inc()
+        duration.observe(seconds)
         log.info(
             "request",
             service=self._service,
@@ -85,6 +88,12 @@ class Edge:
             status=status,
             milliseconds=round(seconds * 1000, 2),
         )
+
+
+@lru_cache(maxsize=2048)
+def _metrics(service: str, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    """The series of one kind of request; looking them up by their labels is slower than counting."""
+    return REQUESTS.labels(service, method, route, str(status)), REQUEST_SECONDS.labels(service, route)
 
 
 class _Answer:
