@@ -3,11 +3,13 @@
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
 from litestar.datastructures import ResponseHeader
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.spec import OpenAPIResponse, Operation
 from litestar.params import JSONBody, QueryParameter, URLEncodedBody
 
 from ewallet.auth.client import KEYS_PATH
@@ -97,12 +99,18 @@ def routes(service: AuthService) -> list[HTTPRouteHandler]:
         """Whom an access token stands for, if it is valid."""
         return await service.validate(data.token)
 
-    @get("/auth/verify", status_code=204, response_headers=_VERIFIED_HEADERS, **protected(EVERYONE))
+    @get(
+        "/auth/verify",
+        status_code=204,
+        response_headers=_VERIFIED_HEADERS,
+        operation_class=_WithoutContent,
+        **protected(EVERYONE),
+    )
     async def verify(request: Request[Any, Any, Any]) -> Response[None]:
         """The same for a proxy's sub-request (nginx `auth_request`, Traefik ForwardAuth)."""
         caller = caller_of(request)
         headers = {SUBJECT_HEADER: caller.subject, ROLE_HEADER: caller.role.value}
-        return Response(None, status_code=204, headers=headers)
+        return Response(None, headers=headers)
 
     @get("/auth/me", **protected(ANY_USER))
     async def me(request: Request[Any, Any, Any]) -> UserView:
@@ -140,6 +148,16 @@ def routes(service: AuthService) -> list[HTTPRouteHandler]:
         key_set,
         list_auth_audit,
     ]
+
+
+@dataclass
+class _WithoutContent(Operation):
+    """Litestar documents a body for every handler that returns a Response, though 204 has none."""
+
+    def __post_init__(self) -> None:
+        answer = (self.responses or {}).get("204")
+        if isinstance(answer, OpenAPIResponse):
+            answer.content = None
 
 
 _VERIFIED_HEADERS = [
