@@ -289,7 +289,8 @@ def render_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     refusal = refusal_of(error)
     if refusal.reason is Reason.INTERNAL_ERROR:
         log.error("request.failed", exc_info=error)
-    allow = error.headers.get("Allow") if isinstance(error, HTTPException) and error.headers else None
+    # Litestar spells the header so.
+    allow = error.headers.get("allow") if isinstance(error, HTTPException) and error.headers else None
     return problem_response(request, refusal, {"Allow": allow} if allow else None)
 
 
