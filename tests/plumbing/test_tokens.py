@@ -143,6 +143,10 @@ async def test_a_token_of_auth_stands_for_its_subject() -> None:
     assert principal == Principal("usr_1", Role.CUSTOMER, expires_at)
 
 
+async def test_a_token_of_a_clock_that_runs_ahead_is_taken() -> None:
+    assert await verifier().verify(signed(iat=int(time.time()) + 30)) is not None
+
+
 async def test_a_token_is_checked_once_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     checking = verifier()
     token = signed()
