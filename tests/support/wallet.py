@@ -1,15 +1,26 @@
 """A wallet service on a real, migrated database, and the orders that tests send it."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from itertools import count
 
+import httpx2
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from litestar import Litestar
+
 from ewallet.kernel.caller import Caller, Role
-from ewallet.kernel.clock import Clock, system_clock
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, system_clock
 from ewallet.kernel.errors import unwrap
 from ewallet.kernel.ids import new_id
 from ewallet.plumbing.database import Database, open_database
+from ewallet.plumbing.http.edge import Edge
 from ewallet.plumbing.migrations import migrate
+from ewallet.plumbing.outbox import Event, Undeliverable
+from ewallet.plumbing.settings import Settings
+from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
+from ewallet.wallet.app import create_app
 from ewallet.wallet.messages import (
     GroupOrder,
     MoveMoney,
@@ -124,3 +135,92 @@ async def available(wallet: WalletService, owner: str, currency: str = "USD") ->
     """What the owner could spend right now."""
     view = unwrap(await wallet.wallet(ADMIN, owner))
     return next(balance.available for balance in view.balances if balance.currency == currency)
+
+
+# --- over HTTP ----------------------------------------------------------------------------------------------------
+
+INTERNAL_SECRET = "a secret that only the services of this test know"
+_KEY = generate_private_key(SECP256R1())
+_KEY_ID = "key-1"
+
+
+def bearer(subject: str, role: Role = Role.CUSTOMER) -> dict[str, str]:
+    """The header of somebody with a valid access token."""
+    now = system_clock() // MICROSECONDS_PER_SECOND
+    claims = {
+        "iss": ISSUER,
+        "sub": subject,
+        "aud": AUDIENCE,
+        "exp": now + 600,
+        "iat": now,
+        "jti": fresh("jti"),
+        "role": role,
+    }
+    return {"Authorization": f"Bearer {sign(claims, _KEY, _KEY_ID)}"}
+
+
+async def _public_keys() -> PublicKeys:
+    return {_KEY_ID: _KEY.public_key()}
+
+
+class Listener:
+    """Stands where notification stands, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.told = asyncio.Event()
+
+    async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
+        self.events += events
+        self.told.set()
+        return ()
+
+
+@dataclass(frozen=True)
+class ServedWallet:
+    """The wallet's application with its workers running, and a client of it."""
+
+    service: WalletService
+    application: Litestar
+    client: httpx2.AsyncClient
+    listener: Listener
+
+
+@asynccontextmanager
+async def _alive(application: Litestar) -> AsyncIterator[None]:
+    """The application's lifespan in a task of its own: pytest ends a fixture in another task than it began it in."""
+    started, over = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with application.lifespan():
+            started.set()
+            await over.wait()
+
+    task = asyncio.create_task(live())
+    async with asyncio.timeout(10):
+        await started.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        await task
+
+
+@asynccontextmanager
+async def served_wallet(url: str) -> AsyncIterator[ServedWallet]:
+    """The whole wallet, from its HTTP side to its database."""
+    migrate("wallet", url)
+    listener = Listener()
+    house = create_app(
+        Settings(wallet_database_url=url),
+        verifier=Verifier(_public_keys, system_clock),
+        internal_secret=INTERNAL_SECRET,
+        notification=listener,
+    )
+    edge = Edge(house.application, service="wallet", clock=system_clock)
+    transport = httpx2.ASGITransport(app=edge)  # type: ignore[arg-type]  # the same protocol under two names
+    async with (
+        _alive(house.application),
+        httpx2.AsyncClient(transport=transport, base_url="http://wallet") as client,
+    ):
+        yield ServedWallet(house.service, house.application, client, listener)

@@ -2,8 +2,11 @@
 
 import asyncio
 import random
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import msgspec
 import pytest
@@ -41,6 +44,30 @@ async def two_wallets(database_url: str) -> AsyncIterator[tuple[WalletService, W
 Two = tuple[WalletService, WalletService]
 
 
+@contextmanager
+def meeting_before(statement: str, services: Two) -> Iterator[None]:
+    """Let both services come to a statement before either goes on, where the database lets them.
+
+    SQLite has one writer at a time: the first waits in vain for the second, and goes on.
+    """
+    barrier = threading.Barrier(2)
+    engines = [service._database._writer for service in services]
+
+    def wait(*arguments: Any) -> None:
+        if arguments[2].startswith(statement):
+            with suppress(threading.BrokenBarrierError):
+                barrier.wait(0.5 if services[0]._database.dialect == "sqlite" else 10)
+            barrier.abort()
+
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", wait)
+    try:
+        yield
+    finally:
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", wait)
+
+
 async def test_200_debits_of_10_from_100_exactly_ten_succeed(two_wallets: Two) -> None:
     await open_wallet(two_wallets[0], ALICE, amount=100_00)
 
@@ -62,7 +89,8 @@ async def test_3000_transfers_over_6_wallets_keep_every_cent(two_wallets: Two) -
     for owner in owners:
         await open_wallet(two_wallets[0], owner, amount=1_000)
     chance = random.Random(20)
-    orders = [group(transfer(*chance.sample(owners, 2), chance.randint(1, 400))) for _ in range(3_000)]
+    pairs = [chance.sample(owners, 2) for _ in range(3_000)]
+    orders = [group(transfer(payer, payee, chance.randint(1, 400))) for payer, payee in pairs]
 
     outcomes = await asyncio.gather(*(two_wallets[n % 2].post_group(order) for n, order in enumerate(orders)))
 
@@ -91,36 +119,64 @@ async def test_one_reference_50_times_moves_once_and_answers_50_times_the_same(t
 
 
 async def test_one_key_for_two_references_moves_once_and_tells_the_other(two_wallets: Two) -> None:
-    """The two have no outcome in common, only the key: its unique row decides, and its loser learns why."""
-    await open_wallet(two_wallets[0], ALICE)
-    await open_wallet(two_wallets[0], BOB)
+    """Two currencies, so that not even ``cash`` is common to both: only the key's unique row can decide."""
+    wanted = {"USD": ALICE, "EUR": BOB}
+    for currency, owner in wanted.items():
+        await open_wallet(two_wallets[0], owner, currency=currency)
     requests = [
-        MoveMoney(customer_id=owner, amount=5, currency="USD", reference=f"for {owner}") for owner in (ALICE, BOB)
+        MoveMoney(customer_id=owner, amount=5, currency=currency, reference=f"for {owner}")
+        for currency, owner in wanted.items()
     ]
 
-    answers = await asyncio.gather(
-        *(each.credit(BACK_END, request, "key") for each, request in zip(two_wallets, requests, strict=True))
-    )
+    with meeting_before("INSERT INTO wallet_keys", two_wallets):
+        answers = await asyncio.gather(
+            *(each.credit(BACK_END, request, "key") for each, request in zip(two_wallets, requests, strict=True))
+        )
 
     reasons = [moved.answer.reason for moved in answers if isinstance(moved.answer, Refusal)]
     assert reasons == [Reason.IDEMPOTENCY_KEY_REUSED]
-    assert await available(two_wallets[0], ALICE) + await available(two_wallets[0], BOB) == 5
+    assert sorted([await available(two_wallets[0], owner, currency) for currency, owner in wanted.items()]) == [0, 5]
+    assert two_wallets[0].verify() == []
 
 
-@pytest.mark.parametrize("attempt", range(5))
-async def test_one_id_for_orders_without_a_common_account_is_decided_once(two_wallets: Two, attempt: int) -> None:
+async def test_one_id_for_orders_without_a_common_account_is_decided_once(two_wallets: Two) -> None:
     """No lock makes one wait for the other: the unique id decides, and the loser learns which field differs."""
     for owner in ("usr_1", "usr_2", "usr_3", "usr_4"):
         await open_wallet(two_wallets[0], owner, amount=100)
-    name = f"grp_{attempt}"
-    orders = [group(transfer("usr_1", "usr_2", 1), id_=name), group(transfer("usr_3", "usr_4", 1), id_=name)]
+    orders = [group(transfer("usr_1", "usr_2", 1), id_="grp_1"), group(transfer("usr_3", "usr_4", 1), id_="grp_1")]
 
-    outcomes = await asyncio.gather(*(each.post_group(order) for each, order in zip(two_wallets, orders, strict=True)))
+    with meeting_before("INSERT INTO wallet_groups", two_wallets):
+        outcomes = await asyncio.gather(
+            *(each.post_group(order) for each, order in zip(two_wallets, orders, strict=True))
+        )
 
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["GroupPosted", "GroupRefused"]
     refused = next(outcome for outcome in outcomes if isinstance(outcome, GroupRefused))
     assert refused.reason is Reason.IDEMPOTENCY_KEY_REUSED
     assert "transfers[0].id" in refused.detail
+    assert two_wallets[0].verify() == []
+
+
+async def test_one_id_for_the_same_refused_order_gets_one_answer(two_wallets: Two) -> None:
+    order = payment("usr_nobody", "usr_noone", 100, 2)
+
+    with meeting_before("INSERT INTO wallet_groups", two_wallets):
+        first, second = await asyncio.gather(*(each.post_group(order) for each in two_wallets))
+
+    assert isinstance(first, GroupRefused)
+    assert first == second
+
+
+@pytest.mark.parametrize("table", ["wallet_wallets", "wallet_accounts"])
+async def test_two_who_open_the_same_at_the_same_moment_end_with_one(two_wallets: Two, table: str) -> None:
+    """With ``wallet_accounts`` they open wallets of two people and meet at the platform's new accounts."""
+    owners = (ALICE, ALICE) if table == "wallet_wallets" else (ALICE, BOB)
+
+    with meeting_before(f"INSERT INTO {table}", two_wallets):
+        await asyncio.gather(*(open_wallet(each, owner) for each, owner in zip(two_wallets, owners, strict=True)))
+
+    for owner in owners:
+        assert await available(two_wallets[0], owner) == 0
     assert two_wallets[0].verify() == []
 
 

@@ -281,9 +281,10 @@ def _rows_in(
     tail: str = "",
 ) -> Sequence[Any]:
     """The rows whose ``key`` is among those wanted."""
-    if not wanted:
+    # Ids are ASCII: what is not is nobody's, and MySQL would refuse even to look for it.
+    values = sorted(filter(str.isascii, wanted))
+    if not values:
         return ()
-    values = sorted(wanted)
     size = 1 << (len(values) - 1).bit_length()
     # The last value is repeated up to a power of two: few different statements, each prepared once.
     values += values[-1:] * (size - len(values))

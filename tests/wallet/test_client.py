@@ -1,0 +1,116 @@
+"""One contract for both doors of the wallet: called directly, and over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from ewallet.kernel.caller import Role
+from ewallet.kernel.clock import system_clock
+from ewallet.kernel.errors import OutcomeUnknown, Reason
+from ewallet.plumbing.http.doors import Door
+from ewallet.wallet.client import HttpWallet, WalletClient
+from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupPosted, GroupRefused, OpenWallet
+from tests.support.wallet import (
+    ALICE,
+    BOB,
+    INTERNAL_SECRET,
+    ServedWallet,
+    available,
+    credit,
+    payment,
+    served_wallet,
+)
+
+
+@pytest.fixture
+async def served(sqlite_url: str) -> AsyncIterator[ServedWallet]:
+    async with served_wallet(sqlite_url) as wallet:
+        yield wallet
+
+
+@pytest.fixture
+async def http(served: ServedWallet) -> HttpWallet:
+    door = Door("http://wallet", caller="payment", secret=INTERNAL_SECRET, clock=system_clock)
+    await door.close()
+    door._client = served.client
+    return HttpWallet(door)
+
+
+@pytest.fixture(params=["direct", "http"])
+def wallet(request: pytest.FixtureRequest, served: ServedWallet, http: HttpWallet) -> WalletClient:
+    return served.service if request.param == "direct" else http
+
+
+def opening(owner: str, role: Role = Role.CUSTOMER) -> OpenWallet:
+    return OpenWallet(owner=owner, role=role, currency="USD", actor="service:auth", request_id="req_open")
+
+
+@pytest.fixture
+async def people(served: ServedWallet, wallet: WalletClient) -> None:
+    await wallet.open_wallet(opening(ALICE))
+    await wallet.open_wallet(opening(BOB, Role.MERCHANT))
+    await credit(served.service, ALICE, 100_00)
+
+
+async def test_a_wallet_opened_twice_is_open(wallet: WalletClient, served: ServedWallet) -> None:
+    await wallet.open_wallet(opening(ALICE))
+    await wallet.open_wallet(opening(ALICE))
+
+    assert await available(served.service, ALICE) == 0
+
+
+@pytest.mark.usefixtures("people")
+async def test_a_group_is_posted_once(wallet: WalletClient, served: ServedWallet) -> None:
+    order = payment(ALICE, BOB, 10_00, 20)
+
+    first, again = await wallet.post_group(order), await wallet.post_group(order)
+
+    assert isinstance(first, GroupPosted)
+    assert again == first
+    assert await available(served.service, ALICE) == 90_00
+
+
+@pytest.mark.usefixtures("people")
+async def test_a_refusal_is_a_value_and_stays(wallet: WalletClient) -> None:
+    order = payment(ALICE, BOB, 100_01, 20)
+
+    first, again = await wallet.post_group(order), await wallet.post_group(order)
+
+    assert isinstance(first, GroupRefused)
+    assert (first.reason, again) == (Reason.INSUFFICIENT_FUNDS, first)
+
+
+@pytest.mark.usefixtures("people")
+async def test_many_orders_at_once_get_each_its_own_outcome(wallet: WalletClient, served: ServedWallet) -> None:
+    """More than a body holds: a description may be long, and a body has 64 KiB."""
+    orders = [
+        msgspec.structs.replace(payment(ALICE, BOB, 3_00, 6), description="🎉" * 500, reference="é" * 255)
+        for _ in range(80)
+    ]
+
+    outcomes = await asyncio.gather(*(wallet.post_group(order) for order in orders))
+
+    assert [outcome.id for outcome in outcomes] == [order.id for order in orders]
+    assert [type(outcome) for outcome in outcomes] == [GroupPosted] * 33 + [GroupRefused] * 47
+    assert await available(served.service, ALICE) == 1_00
+
+
+@pytest.mark.usefixtures("people")
+async def test_an_order_that_fails_on_the_machinery_leaves_its_neighbours_alone(
+    http: HttpWallet, served: ServedWallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [payment(ALICE, BOB, 3_00, 6) for _ in range(3)]
+    post_group = served.service.post_group
+
+    async def fails_for_one(order: GroupOrder) -> GroupOutcome:
+        if order.id == orders[1].id:
+            raise RuntimeError("the machinery")
+        return await post_group(order)
+
+    monkeypatch.setattr(served.service, "post_group", fails_for_one)
+
+    outcomes = await asyncio.gather(*(http.post_group(order) for order in orders), return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [GroupPosted, OutcomeUnknown, GroupPosted]

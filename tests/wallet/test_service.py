@@ -1,0 +1,610 @@
+"""The wallet's use cases, on both databases: what is booked, refused, replayed, told and remembered."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from sqlalchemy import Connection, select
+
+from ewallet.kernel.caller import Caller, Role
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
+from ewallet.kernel.errors import Reason, Refusal, Refused, unwrap
+from ewallet.plumbing.outbox import Event
+from ewallet.wallet import store
+from ewallet.wallet.domain.wallets import Change
+from ewallet.wallet.messages import (
+    GroupPosted,
+    GroupRefused,
+    MoneyMoved,
+    MovementType,
+    MoveMoney,
+    OpenWallet,
+    Statement,
+    TransferKind,
+    ValidateWallet,
+)
+from ewallet.wallet.service import WalletService
+from ewallet.wallet.worker import HoldExpiry
+from tests.support.wallet import (
+    ADMIN,
+    ALICE,
+    BACK_END,
+    BOB,
+    NOW,
+    available,
+    credit,
+    customer,
+    fresh,
+    group,
+    open_wallet,
+    payment,
+    running_wallet,
+    transfer,
+)
+
+
+class Time:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+    def pass_seconds(self, seconds: int) -> None:
+        self.now += seconds * MICROSECONDS_PER_SECOND
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+async def wallet(database_url: str, time: Time) -> AsyncIterator[WalletService]:
+    """Alice with 100.00 USD, and Bob, who is a merchant with nothing."""
+    async with running_wallet(database_url, clock=time) as service:
+        await open_wallet(service, ALICE, amount=100_00)
+        await open_wallet(service, BOB, role=Role.MERCHANT)
+        yield service
+
+
+def move(owner: str = ALICE, amount: int = 10, currency: str = "USD", reference: str = "") -> MoveMoney:
+    return MoveMoney(customer_id=owner, amount=amount, currency=currency, reference=reference or fresh("ref"))
+
+
+def reason(answer: object) -> str:
+    """The reason of a refusal of any sort."""
+    assert isinstance(answer, Refusal | GroupRefused), answer
+    return answer.reason.value
+
+
+async def statement(wallet: WalletService, owner: str, *, limit: int = 20, **wanted: str | None) -> Statement:
+    arguments = {"currency": None, "start": None, "end": None, "cursor": None, **wanted}
+    return unwrap(await wallet.statement(ADMIN, owner, limit=limit, **arguments))
+
+
+async def events(wallet: WalletService) -> list[Event]:
+    def read(tx: Connection) -> list[str]:
+        outbox = store.outbox.events
+        return list(tx.execute(select(outbox.c.payload).order_by(outbox.c.sequence)).scalars())
+
+    return [msgspec.json.decode(payload, type=Event) for payload in await wallet._database.reading(read)]
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_payment_debits_the_payer_credits_the_merchant_and_takes_the_fee(wallet: WalletService) -> None:
+    outcome = await wallet.post_group(payment(ALICE, BOB, 12_50, 25))
+
+    assert outcome == GroupPosted(id=outcome.id, posted_at=NOW)
+    assert await available(wallet, ALICE) == 87_50
+    assert await available(wallet, BOB) == 12_25
+    fees = await wallet._database.reading(lambda tx: store.lock_accounts(tx, ["fees:USD"]))
+    assert fees["fees:USD"].balance == 25
+    assert wallet.verify() == []
+
+
+async def test_a_repeated_group_gets_its_first_answer_and_moves_nothing(wallet: WalletService, time: Time) -> None:
+    order = payment(ALICE, BOB, 12_50, 25)
+    first = await wallet.post_group(order)
+    time.pass_seconds(60)
+
+    again = await wallet.post_group(msgspec.structs.replace(order, actor="service:recovery", request_id="req_other"))
+
+    assert again == first
+    assert await available(wallet, ALICE) == 87_50
+
+
+async def test_a_refused_group_stays_refused_when_the_money_has_come(wallet: WalletService) -> None:
+    order = payment(ALICE, BOB, 100_01, 25)
+    first = await wallet.post_group(order)
+    await credit(wallet, ALICE, 100_00)
+
+    assert reason(first) == "insufficient-funds"
+    assert await wallet.post_group(order) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"transaction_id": "pay_other"}, "transaction_id"),
+        ({"reference": "other"}, "reference"),
+        ({"description": "other"}, "description"),
+        ({"transfers": (transfer(ALICE, BOB, 1, id_="trf_1"),)}, "transfers[0].amount"),
+        ({"transfers": (transfer(ALICE, BOB, 7, id_="trf_1", currency="EUR"),)}, "transfers[0].debit_account"),
+        ({"transfers": (transfer(ALICE, BOB, 7, id_="trf_1"), transfer(ALICE, BOB, 1))}, "transfers[1].id"),
+        ({"transfers": ()}, "transfers[0].id"),
+    ],
+)
+async def test_an_id_with_another_order_is_told_what_differs(
+    wallet: WalletService, change: dict[str, object], named: str
+) -> None:
+    order = group(transfer(ALICE, BOB, 7, id_="trf_1"), id_="grp_1")
+    await wallet.post_group(order)
+
+    outcome = await wallet.post_group(msgspec.structs.replace(order, **change))
+
+    assert isinstance(outcome, GroupRefused)
+    assert outcome.reason is Reason.IDEMPOTENCY_KEY_REUSED
+    assert outcome.detail == f"grp_1 exists with a different {named}."
+    assert await available(wallet, ALICE) == 99_93
+
+
+async def test_a_transfer_id_of_another_group_is_refused(wallet: WalletService) -> None:
+    await wallet.post_group(group(transfer(ALICE, BOB, 7, id_="trf_1")))
+
+    assert reason(await wallet.post_group(group(transfer(ALICE, BOB, 7, id_="trf_1")))) == "idempotency-key-reused"
+
+
+@pytest.mark.parametrize(
+    ("merchant", "currency", "expected"),
+    [
+        ("usr_nobody", "USD", "unknown-merchant"),
+        ("usr_customer", "USD", "unknown-merchant"),
+        (ALICE, "USD", "unknown-merchant"),
+        ("cash", "USD", "unknown-merchant"),
+        ("fees", "USD", "unknown-merchant"),
+        ("usr_übel", "USD", "unknown-merchant"),
+        ("usr_nobody", "EUR", "unknown-merchant"),
+        (BOB, "EUR", "currency-mismatch"),
+        ("usr_euro", "USD", "currency-mismatch"),
+    ],
+)
+async def test_a_payment_needs_a_merchant_with_the_currency(
+    wallet: WalletService, merchant: str, currency: str, expected: str
+) -> None:
+    await open_wallet(wallet, "usr_customer")
+    await open_wallet(wallet, "usr_euro", role=Role.MERCHANT, currency="EUR")
+
+    assert reason(await wallet.post_group(payment(ALICE, merchant, 100, 2, currency=currency))) == expected
+
+
+async def test_an_unknown_payer_is_not_found(wallet: WalletService) -> None:
+    assert reason(await wallet.post_group(payment("usr_nobody", BOB, 100, 2))) == "not-found"
+
+
+@pytest.mark.parametrize("side", [ALICE, BOB])
+async def test_frozen_money_moves_in_no_way(wallet: WalletService, side: str) -> None:
+    """FROZEN against payment, credit, debit, hold, capture, refund."""
+    await credit(wallet, BOB, 50_00)
+    hold = transfer(ALICE, BOB, 5_00, kind=TransferKind.PENDING)
+    await wallet.post_group(group(hold))
+    await wallet.change_status(ADMIN, side, Change.FREEZE, "a doubt")
+
+    for order in (
+        payment(ALICE, BOB, 1_00, 2),
+        group(transfer(ALICE, BOB, 1_00, kind=TransferKind.PENDING)),
+        group(transfer(ALICE, BOB, 5_00, kind=TransferKind.POST, pending_id=hold.id)),
+        group(transfer(BOB, ALICE, 1_00)),
+    ):
+        assert reason(await wallet.post_group(order)) == "wallet-frozen"
+    assert reason((await wallet.credit(BACK_END, move(side), None)).answer) == "wallet-frozen"
+    assert reason((await wallet.debit(BACK_END, move(side), None)).answer) == "wallet-frozen"
+
+    await wallet.change_status(ADMIN, side, Change.UNFREEZE, "no doubt")
+    assert isinstance(await wallet.post_group(payment(ALICE, BOB, 1_00, 2)), GroupPosted)
+
+
+async def test_a_closed_wallet_takes_and_gives_nothing(wallet: WalletService) -> None:
+    """CLOSED against payment, refund, credit, debit, hold, another currency, being unfrozen."""
+    await wallet.change_status(ADMIN, BOB, Change.CLOSE, "he left")
+
+    for order in (
+        payment(ALICE, BOB, 1_00, 2),
+        group(transfer(BOB, ALICE, 1_00)),
+        group(transfer(ALICE, BOB, 1_00, kind=TransferKind.PENDING)),
+    ):
+        assert reason(await wallet.post_group(order)) == "wallet-closed"
+    assert reason((await wallet.credit(BACK_END, move(BOB), None)).answer) == "wallet-closed"
+    assert reason((await wallet.debit(BACK_END, move(BOB), None)).answer) == "wallet-closed"
+    assert reason(await wallet.open_balance(ADMIN, BOB, "EUR")) == "wallet-closed"
+    assert reason(await wallet.change_status(ADMIN, BOB, Change.UNFREEZE, "back?")) == "wallet-closed"
+
+
+async def test_a_hold_expires_and_its_money_is_back(wallet: WalletService, time: Time) -> None:
+    order = transfer(ALICE, BOB, 60_00, kind=TransferKind.PENDING, timeout_seconds=10)
+    await wallet.post_group(group(order))
+    expiry = HoldExpiry(wallet)
+
+    assert await expiry.run_once() == 0
+    assert await available(wallet, ALICE) == 40_00
+    time.pass_seconds(10)
+    assert await expiry.run_once() == 1
+    assert await expiry.run_once() == 0
+
+    assert await available(wallet, ALICE) == 100_00
+    late = group(transfer(ALICE, BOB, 60_00, kind=TransferKind.POST, pending_id=order.id))
+    assert reason(await wallet.post_group(late)) == "invalid-state"
+    assert wallet.verify() == []
+
+
+async def test_time_on_an_account_does_not_go_back(wallet: WalletService, time: Time) -> None:
+    """Another process's clock may be behind; a statement must still be in order."""
+    time.pass_seconds(-60)
+
+    await credit(wallet, ALICE, 1)
+
+    first, second = (await statement(wallet, ALICE)).items
+    assert first.created_at >= second.created_at
+
+
+# --- credit and debit ---------------------------------------------------------------------------------------------
+
+
+async def test_a_movement_answers_what_was_booked(wallet: WalletService) -> None:
+    moved = await wallet.debit(BACK_END, move(amount=30_00, reference="withdrawal 1"), None)
+
+    assert moved.answer == MoneyMoved(
+        transfer_id=moved.answer.transfer_id if isinstance(moved.answer, MoneyMoved) else "",
+        customer_id=ALICE,
+        type=MovementType.DEBIT,
+        amount=30_00,
+        currency="USD",
+        available=70_00,
+        reference="withdrawal 1",
+        created_at="2026-09-21T14:13:20.000Z",
+    )
+    assert not moved.replayed
+
+
+@pytest.mark.parametrize("amount", [30_00, 100_01], ids=["booked", "refused"])
+async def test_a_repeated_reference_gets_the_first_answer(wallet: WalletService, amount: int) -> None:
+    request = move(amount=amount, reference="withdrawal 1")
+    first = await wallet.debit(BACK_END, request, None)
+    await credit(wallet, ALICE, 500_00)
+
+    again = await wallet.debit(Caller(BACK_END.subject, Role.SERVICE, "req_again"), request, None)
+
+    assert again.replayed
+    expected = first.answer
+    if isinstance(expected, Refusal):
+        assert isinstance(again.answer, Refusal)
+        assert (again.answer.reason, again.answer.detail) == (expected.reason, expected.detail)
+        assert again.answer.members == {"requestId": BACK_END.request_id}
+    else:
+        assert again.answer == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"amount": 31_00}, "amount"),
+        ({"currency": "EUR"}, "currency"),
+        ({"customer_id": BOB}, "customerId"),
+        ({"description": "x"}, "description"),
+    ],
+)
+async def test_a_reference_is_not_used_for_two_requests(
+    wallet: WalletService, change: dict[str, object], named: str
+) -> None:
+    request = move(amount=30_00, reference="withdrawal 1")
+    await wallet.debit(BACK_END, request, None)
+
+    moved = await wallet.debit(BACK_END, msgspec.structs.replace(request, **change), None)
+
+    assert reason(moved.answer) == "idempotency-key-reused"
+    assert isinstance(moved.answer, Refusal)
+    assert f"different {named}:" in moved.answer.detail
+    assert not moved.replayed
+
+
+async def test_a_credit_does_not_repeat_a_debit(wallet: WalletService) -> None:
+    request = move(amount=30_00, reference="withdrawal 1")
+    await wallet.debit(BACK_END, request, None)
+
+    assert reason((await wallet.credit(BACK_END, request, None)).answer) == "idempotency-key-reused"
+
+
+async def test_references_and_keys_belong_to_their_caller(wallet: WalletService) -> None:
+    request = move(amount=1_00, reference="same")
+
+    for caller in (BACK_END, ADMIN):
+        moved = await wallet.debit(caller, request, "same key")
+        assert not moved.replayed
+
+    assert await available(wallet, ALICE) == 98_00
+
+
+async def test_a_key_belongs_to_one_request(wallet: WalletService) -> None:
+    request = move(amount=1_00, reference="first")
+    await wallet.debit(BACK_END, request, "key")
+
+    assert (await wallet.debit(BACK_END, request, "key")).replayed
+    assert (await wallet.debit(BACK_END, request, "another key")).replayed
+    other = await wallet.debit(BACK_END, move(amount=1_00, reference="second"), "another key")
+
+    assert reason(other.answer) == "idempotency-key-reused"
+    assert await available(wallet, ALICE) == 99_00
+
+
+@pytest.mark.parametrize(
+    ("owner", "currency", "expected"),
+    [
+        ("usr_nobody", "USD", "not-found"),
+        ("cash", "USD", "not-found"),
+        ("fees", "USD", "not-found"),
+        ("usr_nobody", "EUR", "not-found"),
+        (ALICE, "EUR", "currency-mismatch"),
+        (ALICE, "XYZ", "validation-error"),
+    ],
+)
+async def test_a_movement_needs_a_wallet_with_the_currency(
+    wallet: WalletService, owner: str, currency: str, expected: str
+) -> None:
+    assert reason((await wallet.credit(BACK_END, move(owner, currency=currency), None)).answer) == expected
+    assert reason((await wallet.debit(BACK_END, move(owner, currency=currency), None)).answer) == expected
+    assert wallet.verify() == []
+
+
+async def test_more_than_can_be_counted_is_refused_not_lost(wallet: WalletService) -> None:
+    def fill(tx: Connection) -> None:
+        account = store.lock_accounts(tx, ["usr_alice:USD"])["usr_alice:USD"]
+        account.credits_posted = 2**63 - 1
+        store.update_accounts(tx, [account])
+
+    await wallet._database.writing(fill)
+
+    assert reason((await wallet.credit(BACK_END, move(amount=1), None)).answer) == "invalid-state"
+
+
+# --- wallets ------------------------------------------------------------------------------------------------------
+
+
+async def test_opening_what_is_open_changes_nothing(wallet: WalletService) -> None:
+    before = await wallet.wallet(ADMIN, ALICE)
+
+    await open_wallet(wallet, ALICE)
+
+    assert await wallet.wallet(ADMIN, ALICE) == before
+
+
+async def test_a_closed_wallet_is_open_already_but_gets_no_new_currency(wallet: WalletService) -> None:
+    await wallet.change_status(ADMIN, BOB, Change.CLOSE, "he left")
+    order = OpenWallet(owner=BOB, role=Role.MERCHANT, currency="USD", actor="a", request_id="r")
+
+    await wallet.open_wallet(order)
+    with pytest.raises(Refused):
+        await wallet.open_wallet(msgspec.structs.replace(order, currency="EUR"))
+
+
+async def test_a_wallet_gets_further_currencies(wallet: WalletService) -> None:
+    view = unwrap(await wallet.open_balance(customer(ALICE), ALICE, "EUR"))
+    again = unwrap(await wallet.open_balance(customer(ALICE), ALICE, "EUR"))
+
+    assert [(balance.currency, balance.available) for balance in view.balances] == [("EUR", 0), ("USD", 100_00)]
+    assert again == view
+    await credit(wallet, ALICE, 5, currency="EUR")
+    assert await available(wallet, ALICE, "EUR") == 5
+    assert await available(wallet, ALICE, "USD") == 100_00
+
+
+async def test_a_balance_needs_a_wallet_of_the_own_and_a_currency(wallet: WalletService) -> None:
+    assert reason(await wallet.open_balance(customer(BOB), ALICE, "EUR")) == "not-found"
+    assert reason(await wallet.open_balance(ADMIN, "usr_nobody", "EUR")) == "not-found"
+    assert reason(await wallet.open_balance(ADMIN, ALICE, "XYZ")) == "validation-error"
+
+
+async def test_other_peoples_wallets_look_as_if_they_were_not_there(wallet: WalletService) -> None:
+    async def answers(owner: str) -> list[object]:
+        everything = {"currency": None, "start": None, "end": None, "cursor": None}
+        return [
+            await wallet.wallet(customer(BOB), owner),
+            await wallet.validate(customer(BOB), ValidateWallet(customer_id=owner, amount=1, currency="USD")),
+            await wallet.statement(customer(BOB), owner, limit=1, **everything),
+            await wallet.open_balance(customer(BOB), owner, "EUR"),
+        ]
+
+    others = await answers(ALICE)
+
+    assert [reason(answer) for answer in others] == ["not-found"] * 4
+    assert others == await answers("usr_nobody")
+
+
+async def test_a_wallet_shows_what_is_held(wallet: WalletService) -> None:
+    await wallet.post_group(group(transfer(ALICE, BOB, 60_00, kind=TransferKind.PENDING)))
+
+    [balance] = unwrap(await wallet.wallet(customer(ALICE), ALICE)).balances
+
+    assert (balance.available, balance.held) == (40_00, 60_00)
+
+
+@pytest.mark.parametrize(
+    ("change", "amount", "currency", "reasons"),
+    [
+        (None, 100_00, "USD", []),
+        (None, 100_01, "USD", ["INSUFFICIENT_FUNDS"]),
+        (None, 1, "EUR", ["CURRENCY_MISMATCH"]),
+        (Change.FREEZE, 1, "USD", ["WALLET_FROZEN"]),
+        (Change.FREEZE, 100_01, "USD", ["INSUFFICIENT_FUNDS", "WALLET_FROZEN"]),
+        (Change.FREEZE, 1, "EUR", ["CURRENCY_MISMATCH", "WALLET_FROZEN"]),
+    ],
+)
+async def test_validation_names_every_reason_at_once(
+    wallet: WalletService, change: Change | None, amount: int, currency: str, reasons: list[str]
+) -> None:
+    if change is not None:
+        await wallet.change_status(ADMIN, ALICE, change, "a doubt")
+    request = ValidateWallet(customer_id=ALICE, amount=amount, currency=currency)
+
+    validation = unwrap(await wallet.validate(customer(ALICE), request))
+
+    assert (validation.valid, validation.reasons) == (not reasons, reasons)
+
+
+async def test_only_an_empty_wallet_closes_and_stays_closed(wallet: WalletService) -> None:
+    assert reason(await wallet.change_status(ADMIN, ALICE, Change.CLOSE, "she left")) == "invalid-state"
+    await wallet.debit(BACK_END, move(amount=100_00), None)
+
+    closed = unwrap(await wallet.change_status(ADMIN, ALICE, Change.CLOSE, "she left"))
+
+    assert closed.status == "CLOSED"
+    validation = unwrap(await wallet.validate(ADMIN, ValidateWallet(customer_id=ALICE, amount=1, currency="USD")))
+    assert validation.reasons == ["INSUFFICIENT_FUNDS", "WALLET_CLOSED"]
+
+
+async def test_a_status_that_is_there_already_is_left_alone(wallet: WalletService, time: Time) -> None:
+    frozen = await wallet.change_status(ADMIN, ALICE, Change.FREEZE, "a doubt")
+    time.pass_seconds(5)
+
+    assert await wallet.change_status(ADMIN, ALICE, Change.FREEZE, "another doubt") == frozen
+    assert [event.name for event in await events(wallet)].count("wallet.frozen") == 1
+
+
+# --- statement ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_statement_shows_each_side_its_own_view(wallet: WalletService) -> None:
+    order = payment(ALICE, BOB, 12_50, 25)
+    await wallet.post_group(order)
+
+    alices = (await statement(wallet, ALICE)).items
+    bobs = (await statement(wallet, BOB)).items
+
+    assert [(e.type.value, e.amount, e.balance_after, e.counterparty) for e in alices] == [
+        ("DEBIT", 25, 87_50, "fees"),
+        ("DEBIT", 12_25, 87_75, BOB),
+        ("CREDIT", 100_00, 100_00, "cash"),
+    ]
+    assert [(e.type.value, e.amount, e.balance_after, e.counterparty) for e in bobs] == [
+        ("CREDIT", 12_25, 12_25, ALICE)
+    ]
+    assert bobs[0].transaction_id == order.transaction_id
+
+
+async def test_a_hold_is_no_entry_until_it_is_posted(wallet: WalletService) -> None:
+    holds = [transfer(ALICE, BOB, 10_00, kind=TransferKind.PENDING) for _ in range(2)]
+    await wallet.post_group(group(*holds))
+    await wallet.post_group(group(transfer(ALICE, BOB, 10_00, kind=TransferKind.VOID, pending_id=holds[0].id)))
+    assert (await statement(wallet, BOB)).items == []
+
+    await wallet.post_group(group(transfer(ALICE, BOB, 4_00, kind=TransferKind.POST, pending_id=holds[1].id)))
+
+    assert [(entry.amount, entry.balance_after) for entry in (await statement(wallet, BOB)).items] == [(4_00, 4_00)]
+
+
+async def test_pages_of_a_statement_join_without_gap_or_repetition(wallet: WalletService, time: Time) -> None:
+    await wallet.open_balance(ADMIN, ALICE, "EUR")
+    for number in range(1, 8):
+        time.pass_seconds(1)
+        await credit(wallet, ALICE, number, currency="EUR" if number % 2 else "USD")
+    whole = (await statement(wallet, ALICE)).items
+
+    pages, cursor = [], None
+    while True:
+        page = await statement(wallet, ALICE, limit=3, cursor=cursor)
+        pages.append(len(page.items))
+        assert page.items == whole[sum(pages[:-1]) : sum(pages)]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+
+    assert pages == [3, 3, 2]
+    assert [entry.amount for entry in (await statement(wallet, ALICE, currency="EUR")).items] == [7, 5, 3, 1]
+    assert (await statement(wallet, ALICE, currency="JPY")).items == []
+
+
+async def test_a_statement_is_of_a_period_from_on_and_before(wallet: WalletService, time: Time) -> None:
+    for number in (1, 2, 3):
+        time.pass_seconds(1)
+        await credit(wallet, ALICE, number)
+
+    entries = (await statement(wallet, ALICE, start="2026-09-21T14:13:21Z", end="2026-09-21T15:13:23+01:00")).items
+
+    assert [entry.amount for entry in entries] == [2, 1]
+
+
+@pytest.mark.parametrize("wrong", ["yesterday", "2026-09-21", "2026-09-21T14:13:21", "0", ""])
+@pytest.mark.parametrize("parameter", ["start", "end"])
+async def test_a_time_that_is_none_is_refused(wallet: WalletService, parameter: str, wrong: str) -> None:
+    arguments = {"currency": None, "start": None, "end": None, "cursor": None, parameter: wrong}
+
+    assert reason(await wallet.statement(ADMIN, ALICE, limit=1, **arguments)) == "validation-error"
+
+
+@pytest.mark.parametrize("wrong", ["x", "WyJhIl0", "WzEsMl0", "W10"])
+async def test_a_cursor_of_another_list_is_refused(wallet: WalletService, wrong: str) -> None:
+    with pytest.raises(Refused):
+        await statement(wallet, ALICE, cursor=wrong)
+    with pytest.raises(Refused):
+        await wallet.audit_trail(ADMIN, subject=None, request_id=None, limit=1, cursor=wrong)
+
+
+# --- events and audit ---------------------------------------------------------------------------------------------
+
+
+async def test_owners_are_told_of_what_others_did_to_their_wallet(wallet: WalletService) -> None:
+    await wallet.debit(BACK_END, move(amount=1_00, reference="withdrawal"), None)
+    await wallet.debit(BACK_END, move(amount=999_00), None)
+    await wallet.post_group(payment(ALICE, BOB, 1_00, 2))
+    await wallet.change_status(ADMIN, ALICE, Change.FREEZE, "a doubt")
+    await wallet.change_status(ADMIN, ALICE, Change.UNFREEZE, "no doubt")
+
+    told = await events(wallet)
+
+    assert [event.name for event in told] == ["wallet.credited", "wallet.debited", "wallet.frozen", "wallet.unfrozen"]
+    assert {event.recipients for event in told} == {(ALICE,)}
+    assert len({event.id for event in told}) == 4
+    transfer_id = told[1].data.pop("transferId")
+    assert transfer_id.startswith("trf_")
+    assert told[1].data == {
+        "customerId": ALICE,
+        "amount": 1_00,
+        "currency": "USD",
+        "available": 99_00,
+        "reference": "withdrawal",
+        "description": None,
+    }
+    assert told[2].data == {"customerId": ALICE, "reason": "a doubt"}
+
+
+async def test_the_audit_knows_who_did_what_with_what_result(wallet: WalletService) -> None:
+    paid = payment(ALICE, BOB, 1_00, 2)
+    await wallet.post_group(paid)
+    await wallet.debit(BACK_END, move(amount=999_00, reference="too much"), None)
+    await wallet.change_status(ADMIN, ALICE, Change.CLOSE, "she left")
+
+    trail = await wallet.audit_trail(ADMIN, subject=ALICE, request_id=None, limit=10, cursor=None)
+    of_payment = await wallet.audit_trail(ADMIN, subject=paid.transaction_id, request_id=None, limit=10, cursor=None)
+    of_request = await wallet.audit_trail(ADMIN, subject=None, request_id="req_admin", limit=10, cursor=None)
+
+    assert [(entry.actor, entry.action, entry.result) for entry in trail.items] == [
+        ("usr_admin", "wallet.close", "invalid-state"),
+        ("cli_backend", "wallet.debit", "insufficient-funds"),
+        ("cli_backend", "wallet.credit", "ok"),
+        ("service:auth", "wallet.open", "ok"),
+    ]
+    assert [(entry.actor, entry.action, entry.request_id) for entry in of_payment.items] == [
+        ("usr_payer", "wallet.post_group", "req_group")
+    ]
+    assert [entry.action for entry in of_request.items] == ["wallet.close"]
+
+
+async def test_the_audit_comes_in_pages(wallet: WalletService) -> None:
+    first = await wallet.audit_trail(ADMIN, subject=None, request_id=None, limit=2, cursor=None)
+    second = await wallet.audit_trail(ADMIN, subject=None, request_id=None, limit=2, cursor=first.next_cursor)
+
+    assert [entry.sequence for entry in first.items + second.items] == [3, 2, 1]
+    assert second.next_cursor is None
