@@ -1,0 +1,165 @@
+"""A call to another process either has a clear answer or says how much is known about it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import pytest
+
+from ewallet.kernel.clock import system_clock
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
+from ewallet.plumbing.http import doors
+from ewallet.plumbing.http.doors import Door
+from ewallet.plumbing.tokens import verify_internal
+from tests.support.plumbing import ManualClock
+
+SECRET = "a secret that only the services of this test know"
+
+
+class Question(msgspec.Struct):
+    number: int
+
+
+class Answer(msgspec.Struct):
+    double: int
+
+
+class Sister:
+    """A server that answers every request with the same bytes, or not at all, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answer: bytes | None = b""
+        self.asked: list[bytes] = []
+
+    def answers(self, status: int, body: str = "") -> None:
+        self.answer = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next((int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:")), 0)
+        self.asked.append(head + await reader.readexactly(length))
+        if self.answer is None:
+            await reader.read()
+        else:
+            writer.write(self.answer)
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def sister() -> AsyncIterator[tuple[Sister, Callable[..., Door]]]:
+    """The other service, and a function that opens a door to it."""
+    sister, opened = Sister(), []
+    server = await asyncio.start_server(sister.serve, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    def open_door(clock: Callable[[], int] = system_clock) -> Door:
+        opened.append(Door(address, caller="payment", secret=SECRET, clock=clock))
+        return opened[-1]
+
+    async with server:
+        yield sister, open_door
+        for door in opened:
+            await door.close()
+
+
+Doors = tuple[Sister, Callable[..., Door]]
+
+
+async def ask(door: Door) -> Answer:
+    return await door.post("/internal/double", Question(21), Answer, request_id="req_1")
+
+
+def header(request: bytes, name: str) -> str:
+    prefix = f"{name}:".lower()
+    [value] = [line for line in request.decode().split("\r\n") if line.lower().startswith(prefix)]
+    return value[len(prefix) :].strip()
+
+
+async def test_a_question_is_asked_with_our_name_and_the_id_of_the_request(sister: Doors) -> None:
+    server, open_door = sister
+    server.answers(200, '{"double": 42}')
+
+    assert await ask(open_door()) == Answer(42)
+
+    [request] = server.asked
+    assert request.startswith(b"POST /internal/double HTTP/1.1\r\n")
+    assert request.endswith(b'{"number":21}')
+    assert header(request, "x-request-id") == "req_1"
+    assert verify_internal(header(request, "authorization").removeprefix("Bearer "), SECRET) == "service:payment"
+
+
+async def test_a_token_is_used_again_until_half_of_its_time_is_over(sister: Doors) -> None:
+    server, open_door = sister
+    server.answers(200, '{"double": 42}')
+    clock = ManualClock(system_clock())
+    door = open_door(clock)
+    for _ in range(3):
+        await ask(door)
+        clock.pass_seconds(20)
+
+    first, second, third = (header(request, "authorization") for request in server.asked)
+
+    assert first == second != third
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_an_error_of_the_other_side_leaves_the_outcome_unknown(sister: Doors, status: int) -> None:
+    server, open_door = sister
+    server.answers(status)
+
+    with pytest.raises(OutcomeUnknown, match=str(status)):
+        await ask(open_door())
+
+
+async def test_a_refusal_before_beginning_is_known_to_have_done_nothing(sister: Doors) -> None:
+    server, open_door = sister
+    server.answers(503)
+
+    with pytest.raises(Overloaded):
+        await ask(open_door())
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+async def test_a_question_that_the_other_side_does_not_understand_is_a_bug(sister: Doors, status: int) -> None:
+    server, open_door = sister
+    server.answers(status)
+
+    with pytest.raises(InvariantBroken, match=str(status)):
+        await ask(open_door())
+
+
+async def test_a_connection_that_breaks_leaves_the_outcome_unknown(sister: Doors) -> None:
+    server, open_door = sister
+    server.answer = b""
+
+    with pytest.raises(OutcomeUnknown):
+        await ask(open_door())
+    assert len(server.asked) == 1
+
+
+async def test_an_answer_that_does_not_come_leaves_the_outcome_unknown(
+    sister: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doors, "TIMEOUT_SECONDS", 0.1)
+    server, open_door = sister
+    server.answer = None
+
+    with pytest.raises(OutcomeUnknown, match="ReadTimeout"):
+        await ask(open_door())
+
+
+async def test_a_service_that_is_not_there_has_done_nothing() -> None:
+    door = Door("http://127.0.0.1:1", caller="payment", secret=SECRET, clock=system_clock)
+
+    with pytest.raises(Overloaded):
+        await ask(door)
+    await door.close()
+
+
+async def test_public_documents_are_fetched_without_a_token(sister: Doors) -> None:
+    server, open_door = sister
+    server.answers(200, '{"double": 42}')
+
+    assert await open_door().get("/.well-known/double", Answer) == Answer(42)
+    assert b"authorization" not in server.asked[0].lower()

@@ -1,0 +1,93 @@
+"""Background work goes on whatever happens in one of its rounds."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from prometheus_client import REGISTRY
+
+from ewallet.plumbing.worker import run_forever
+
+LONG = 3600.0
+PATIENCE_SECONDS = 10
+
+
+class Work:
+    """Rounds that a test scripts: a number is the work found, an exception is raised; afterwards there is none."""
+
+    def __init__(self, *script: int | Exception) -> None:
+        self.script = list(script)
+        self.rounds = 0
+        self.idle = asyncio.Event()
+
+    async def run_once(self) -> int:
+        self.rounds += 1
+        if not self.script:
+            self.idle.set()
+            return 0
+        outcome = self.script.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_work_is_done_without_a_pause_while_there_is_any() -> None:
+    work = Work(3, 1, 2)
+    loop = asyncio.create_task(run_forever("test", work.run_once, pause_seconds=LONG))
+
+    await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+    await stop(loop)
+
+    assert work.rounds == 4
+
+
+async def test_a_wake_ends_the_pause() -> None:
+    work, wake = Work(), asyncio.Event()
+    loop = asyncio.create_task(run_forever("test", work.run_once, pause_seconds=LONG, wake=wake))
+    await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+    work.idle.clear()
+
+    wake.set()
+
+    await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+    await stop(loop)
+
+
+async def test_the_end_of_a_pause_starts_the_next_round() -> None:
+    work = Work(0, 0)
+    loop = asyncio.create_task(run_forever("test", work.run_once, pause_seconds=0.001))
+
+    await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+    await stop(loop)
+
+
+async def test_a_round_that_fails_is_counted_and_the_next_one_tries_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = {"worker": "test-failing"}
+    work = Work(RuntimeError("a bad moment"), RuntimeError("and another"))
+    loop = asyncio.create_task(run_forever("test-failing", work.run_once, pause_seconds=0.001))
+
+    await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+    await stop(loop)
+
+    assert REGISTRY.get_sample_value("ewallet_worker_errors_total", labels) == 2
+    assert "a bad moment" in capsys.readouterr().out
+
+
+async def test_a_stop_is_heard_also_when_a_wake_comes_with_it() -> None:
+    work, wake = Work(), asyncio.Event()
+    loop = asyncio.create_task(run_forever("test", work.run_once, pause_seconds=LONG, wake=wake))
+    await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+
+    wake.set()
+    loop.cancel()
+
+    done, _pending = await asyncio.wait([loop], timeout=PATIENCE_SECONDS)
+    assert done == {loop}
