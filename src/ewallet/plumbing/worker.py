@@ -33,5 +33,7 @@ async def run_forever(
             found_work = False
         if found_work:
             continue
+        # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the wake, and a stop would hang.
         with suppress(TimeoutError):
-            await asyncio.wait_for(wake.wait(), pause_seconds)
+            async with asyncio.timeout(pause_seconds):
+                await wake.wait()
