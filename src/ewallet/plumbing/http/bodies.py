@@ -15,7 +15,7 @@ from ewallet.kernel.errors import FieldError, Reason, Refusal, Refused
 Body = TypeVar("Body")
 
 _decode = msgspec.json.decode
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 _NAMED_FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
 
 
