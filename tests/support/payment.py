@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -279,14 +279,18 @@ def connection_lost(database: Database) -> Exception:
 
 
 class MemoryNotification:
-    """Satisfies ``NotificationClient``: remembers what was delivered, each event once."""
+    """Satisfies ``NotificationClient``: keeps what is delivered until the test takes it."""
 
     def __init__(self) -> None:
-        self.events: dict[str, Event] = {}
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
 
-    async def deliver(self, events: Any) -> list[Undeliverable]:
-        self.events |= {event.id: event for event in events}
+    async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
+        for event in events:
+            self._events.put_nowait(event)
         return []
+
+    async def next_event(self) -> Event:
+        return await self._events.get()
 
 
 def bearer(subject: str = CUSTOMER, role: Role = Role.CUSTOMER, *, seconds: int = 600) -> dict[str, str]:
@@ -324,9 +328,19 @@ async def served(
         notification=notification or MemoryNotification(),
     )
     edge: Any = Edge(house.application, service="payment", clock=system_clock)
-    transport = httpx2.ASGITransport(app=edge)
-    async with (
-        house.application.lifespan(),
-        httpx2.AsyncClient(transport=transport, base_url="http://payment") as client,
-    ):
-        yield client
+    started, stop = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with house.application.lifespan():
+            started.set()
+            await stop.wait()
+
+    # A fixture begins and ends in different tasks, which a lifespan must not.
+    living = asyncio.create_task(live())
+    await started.wait()
+    try:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=edge), base_url="http://payment") as client:
+            yield client
+    finally:
+        stop.set()
+        await living
