@@ -1,0 +1,52 @@
+"""A database is brought to this program's schema once, whoever starts first, and never back."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Connection, inspect, text
+
+from ewallet.plumbing.migrations import SchemaIsNewer, migrate, version_table
+from tests.support.plumbing import opened
+
+SERVICE = "notification"
+"""Any service would do; this one has the smallest schema."""
+
+
+def tables(url: str) -> set[str]:
+    with opened(url) as database:
+        return set(database.read(lambda tx: inspect(tx).get_table_names()))
+
+
+def test_the_first_start_makes_the_tables_and_the_second_finds_them(database_url: str) -> None:
+    assert migrate(SERVICE, database_url)
+    made = tables(database_url)
+
+    assert not migrate(SERVICE, database_url)
+    assert tables(database_url) == made
+    assert version_table(SERVICE) in made
+
+
+def test_all_tables_of_a_service_bear_its_name_because_services_may_share_a_database(database_url: str) -> None:
+    migrate(SERVICE, database_url)
+
+    assert {name.split("_")[0] for name in tables(database_url)} == {SERVICE}
+
+
+def test_processes_that_start_at_the_same_time_migrate_once(database_url: str) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        outcomes = [done.result() for done in [threads.submit(migrate, SERVICE, database_url) for _ in range(4)]]
+
+    assert sorted(outcomes) == [False, False, False, True]
+
+
+def test_a_database_of_a_newer_program_is_left_alone(database_url: str) -> None:
+    migrate(SERVICE, database_url)
+
+    def pretend(tx: Connection) -> None:
+        tx.execute(text("UPDATE notification_schema_version SET version_num = 'from-the-future'"))
+
+    with opened(database_url) as database:
+        database.transact(pretend)
+
+    with pytest.raises(SchemaIsNewer, match="from-the-future"):
+        migrate(SERVICE, database_url)
