@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import jwt
 import pytest
@@ -9,9 +10,10 @@ from sqlalchemy import Connection, Table, func, select, update
 
 from ewallet.auth import domain, store
 from ewallet.auth.domain import Visitor
-from ewallet.auth.messages import Tokens, UserView
+from ewallet.auth.messages import ServiceToken, Tokens, UserView
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal, unwrap
+from ewallet.plumbing.database import Database
 from ewallet.plumbing.tokens import KEYS_REFRESH_SECONDS
 from tests.support.auth import ADMIN, HERE, PASSWORD, Auth, Wallets, registration, running
 
@@ -164,6 +166,21 @@ async def test_guesses_from_one_place_end_at_the_limit_and_disturb_no_other_plac
         assert reason(await auth.login(user.email)) is Reason.TOO_MANY_REQUESTS
         elsewhere = Visitor(address="198.51.100.7", request_id="req_elsewhere")
         assert isinstance(await auth.login(user.email, visitor=elsewhere), Tokens)
+
+
+async def test_a_flood_of_refused_guesses_keeps_nobody_else_from_logging_in(database_url: str) -> None:
+    """A refused one takes no place in the queue for passwords, of which there are as many as one person can fill."""
+    async with running(database_url, login_failures=1) as auth:
+        user = await auth.person()
+        for _ in range(2):
+            await auth.login("victim@example.com", WRONG)
+        auth.service._passwords._maximum_pending = 1
+
+        *flood, other = await asyncio.gather(
+            *(auth.login("victim@example.com", WRONG) for _ in range(50)), auth.login(user.email)
+        )
+        assert {reason(answer) for answer in flood} == {Reason.TOO_MANY_REQUESTS}
+        assert isinstance(other, Tokens)
 
 
 async def test_the_right_password_forgives_the_wrong_ones(database_url: str) -> None:
@@ -408,6 +425,40 @@ async def test_an_administrator_needs_a_good_password_too(sqlite_url: str) -> No
 
         assert isinstance(refusal, Refusal)
         assert [error.pointer for error in refusal.errors] == ["/password"]
+
+
+# --- lost answers ------------------------------------------------------------------------------------------------
+
+
+async def test_a_commit_whose_answer_was_lost_is_found_again_and_done_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks at every COMMIT: nobody knows that it took effect, and the transaction is done again."""
+    transact = Database.transact
+
+    def redone(database: Database, work: Callable[[Connection], object]) -> object:
+        transact(database, work)
+        return transact(database, work)
+
+    async with running(database_url) as auth:
+        monkeypatch.setattr(Database, "transact", redone)
+        user = await auth.person()
+        tokens = unwrap(await auth.login(user.email))
+        following = unwrap(await auth.service.refresh(HERE, tokens.refresh_token))
+        kid = await auth.service.rotate_key(ADMIN)
+        client = unwrap(await auth.service.create_client(ADMIN, "shop"))
+        await auth.service.logout(HERE, following.refresh_token)
+
+        assert await actions(auth) == [
+            (user.user_id, "user.registered", "ok"),
+            (user.user_id, "login.succeeded", "ok"),
+            (ADMIN.subject, "key.rotated", "ok"),
+            (ADMIN.subject, "client.created", "ok"),
+            (user.user_id, "session.ended", "ok"),
+        ]
+        assert kid in await auth.service.public_keys()
+        assert await rows(auth, store.signing_keys) == 2
+        assert isinstance(await auth.service.service_token(HERE, client.client_id, client.client_secret), ServiceToken)
 
 
 # --- tokens, audit, forgetting -----------------------------------------------------------------------------------

@@ -79,18 +79,25 @@ class _NewPerson:
 
 @dataclass(frozen=True, slots=True)
 class _Guess:
-    limits: tuple[Limit, ...]
-    visitor: Visitor
+    """A login that begins."""
+
     email: str
+    visitor: Visitor
+    email_limit: Limit
+    address_limit: Limit
+
+    @property
+    def limits(self) -> tuple[Limit, Limit]:
+        return self.email_limit, self.address_limit
 
 
 @dataclass(frozen=True, slots=True)
 class _NewSession:
+    """A login whose password was right."""
+
     session: Session
     token_hash: str
-    email_limit: Limit
-    address_limit: Limit
-    record: AuditRecord
+    guess: _Guess
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +231,15 @@ class AuthService:
         owners = dict(present)
         for person in people:
             owners.setdefault(person.user.email, person.user.id)
-        accepted = [person for person in people if owners[person.user.email] == person.user.id]
-        added = [person for person in accepted if person.user.email not in present]
+        accepted = [owners[person.user.email] == person.user.id for person in people]
+        added = [
+            person
+            for person, is_accepted in zip(people, accepted, strict=True)
+            if is_accepted and person.user.email not in present
+        ]
         store.add_users(tx, [person.user for person in added])
         store.audit.append(tx, self._clock(), [person.record for person in added])
-        return [None if person in accepted else EMAIL_TAKEN for person in people]
+        return [None if is_accepted else EMAIL_TAKEN for is_accepted in accepted]
 
     # --- wallets ---------------------------------------------------------------------------------------------------
 
@@ -281,25 +292,43 @@ class AuthService:
         address costs as much work as a wrong password.
         """
         email = domain.normalised_email(login.email)
-        email_limit = Limit(domain.email_key(email), self._settings.login_failures)
-        address_limit = Limit(domain.address_key(visitor.address), self._settings.login_failures_per_address)
+        guess = _Guess(
+            email=email,
+            visitor=visitor,
+            email_limit=Limit(domain.email_key(email), self._settings.login_failures),
+            address_limit=Limit(domain.address_key(visitor.address), self._settings.login_failures_per_address),
+        )
+        refusal = await self._standing_refusal(guess)
+        if refusal is not None:
+            return refusal
         with self._passwords.place():
             async with self._turn(email):
-                refusal = await self._guesses.submit(_Guess((email_limit, address_limit), visitor, email))
-                if refusal is not None:
-                    return refusal
-                found = await self._database.reading(lambda tx: store.users_by_email(tx, [email]))
-                user = found.get(email)
-                if not await self._password_is_right(user, login.password) or user is None:
-                    await self._records.submit(_failed_login(visitor, email, user, Reason.INVALID_CREDENTIALS))
-                    return INVALID_CREDENTIALS
-                refresh_token = secrets.token_urlsafe(domain.TOKEN_BYTES)
-                session = self._new_session(user)
-                record = _session_record(user.id, "login.succeeded", session, visitor)
-                await self._logins.submit(
-                    _NewSession(session, domain.token_hash(refresh_token), email_limit, address_limit, record)
-                )
+                return await self._log_in(guess, login.password)
+
+    async def _log_in(self, guess: _Guess, password: str) -> Tokens | Refusal:
+        refusal = await self._guesses.submit(guess)
+        if refusal is not None:
+            return refusal
+        found = await self._database.reading(lambda tx: store.users_by_email(tx, [guess.email]))
+        user = found.get(guess.email)
+        if not await self._password_is_right(user, password) or user is None:
+            await self._records.submit(_failed_login(guess, user, Reason.INVALID_CREDENTIALS))
+            return INVALID_CREDENTIALS
+        refresh_token = secrets.token_urlsafe(domain.TOKEN_BYTES)
+        session = self._new_session(user)
+        await self._logins.submit(_NewSession(session, domain.token_hash(refresh_token), guess))
         return await self._tokens(user, refresh_token)
+
+    async def _standing_refusal(self, guess: _Guess) -> Refusal | None:
+        """What somebody is told who was refused before: it takes no place, no turn and no writing.
+
+        So a flood of guesses at one account keeps nobody else from logging in.
+        """
+        guesses = await self._database.reading(lambda tx: store.guesses(tx, [limit.key for limit in guess.limits]))
+        now = self._clock()
+        counted = domain.begin_guess(guesses, guess.limits, now)
+        already_counted = counted.items() <= guesses.items()
+        return _too_many(domain.wait_of(counted, guess.limits, now)) if already_counted else None
 
     @asynccontextmanager
     async def _turn(self, email: str) -> AsyncIterator[None]:
@@ -366,7 +395,7 @@ class AuthService:
             new = {key: count for key, count in counted.items() if guesses[key] != count}
             wait_seconds = domain.wait_of(counted, item.limits, now)
             if wait_seconds and new:  # the first refused one of a window is worth a record, its repetitions are not
-                records.append(_failed_login(item.visitor, item.email, None, Reason.TOO_MANY_REQUESTS))
+                records.append(_failed_login(item, None, Reason.TOO_MANY_REQUESTS))
             guesses.update(new)
             changed.update(new)
             answers.append(_too_many(wait_seconds) if wait_seconds else None)
@@ -380,15 +409,17 @@ class AuthService:
         known = store.known_sessions(tx, [login.session.id for login in logins])
         new = [login for login in logins if login.session.id not in known]
         store.add_sessions(tx, [(login.session, login.token_hash) for login in new], now)
-        guesses = store.locked_guesses(
-            tx, (limit.key for login in new for limit in (login.email_limit, login.address_limit))
-        )
+        guesses = store.locked_guesses(tx, (limit.key for login in new for limit in login.guess.limits))
         for login in new:
-            guesses[login.email_limit.key] = domain.NO_GUESSES
-            address = login.address_limit
+            guesses[login.guess.email_limit.key] = domain.NO_GUESSES
+            address = login.guess.address_limit
             guesses[address.key] = domain.take_back(guesses[address.key], address.maximum)
         store.write_guesses(tx, guesses)
-        store.audit.append(tx, now, [login.record for login in new])
+        records = [
+            _session_record(login.session.user_id, "login.succeeded", login.session, login.guess.visitor)
+            for login in new
+        ]
+        store.audit.append(tx, now, records)
         return [None] * len(logins)
 
     def _refresh_all(self, tx: Connection, items: Sequence[_Presented]) -> list[_Refreshed | Refusal]:
@@ -532,6 +563,7 @@ class AuthService:
         )
 
     def _append_records(self, tx: Connection, records: Sequence[AuditRecord]) -> list[None]:
+        """Append records that have no effect beside them. A redo may tell one twice: better than never."""
         store.audit.append(tx, self._clock(), records)
         return [None] * len(records)
 
@@ -628,11 +660,11 @@ def _too_many(wait_seconds: int) -> Refusal:
     )
 
 
-def _failed_login(visitor: Visitor, email: str, user: User | None, reason: Reason) -> AuditRecord:
+def _failed_login(guess: _Guess, user: User | None, reason: Reason) -> AuditRecord:
     """Who tried is unknown, and the address may be a password in the wrong field: it is kept as a hash."""
-    detail = {"emailHash": domain.email_key(email), "address": visitor.address}
+    detail = {"emailHash": guess.email_limit.key, "address": guess.visitor.address}
     subject = user.id if user else ANONYMOUS
-    return AuditRecord(ANONYMOUS, "login.failed", subject, visitor.request_id, reason, detail)
+    return AuditRecord(ANONYMOUS, "login.failed", subject, guess.visitor.request_id, reason, detail)
 
 
 def _session_record(

@@ -245,6 +245,12 @@ def end_sessions(tx: Connection, session_ids: Sequence[str], now: int) -> None:
 # --- limits ------------------------------------------------------------------------------------------------------
 
 
+def guesses(tx: Connection, keys: Iterable[str]) -> dict[str, Guesses]:
+    """The counts under these keys, as they were a moment ago; those without any are missing."""
+    rows = tx.execute(select(login_failures).where(login_failures.c.limit_key.in_(set(keys))))
+    return {row.limit_key: Guesses(row.since, row.failures) for row in rows}
+
+
 def locked_guesses(tx: Connection, keys: Iterable[str]) -> dict[str, Guesses]:
     """The counts under these keys, locked in sorted order; a missing one is written as zero so that it can be."""
     ordered = sorted(set(keys))
@@ -258,9 +264,9 @@ def locked_guesses(tx: Connection, keys: Iterable[str]) -> dict[str, Guesses]:
     return dict.fromkeys(ordered, NO_GUESSES) | {row.limit_key: Guesses(row.since, row.failures) for row in rows}
 
 
-def write_guesses(tx: Connection, guesses: Mapping[str, Guesses]) -> None:
+def write_guesses(tx: Connection, changed: Mapping[str, Guesses]) -> None:
     """Set the counts of locked keys."""
-    rows = [(key, counted.since, counted.count) for key, counted in sorted(guesses.items())]
+    rows = [(key, counted.since, counted.count) for key, counted in sorted(changed.items())]
     upsert_rows(tx, login_failures, rows, update=("since", "failures"))
 
 
