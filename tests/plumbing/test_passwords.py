@@ -70,7 +70,7 @@ async def test_who_comes_when_the_queue_is_full_is_told_at_once(
 def test_a_dear_hash_makes_a_short_queue() -> None:
     cheap, dear = PasswordHasher(4), PasswordHasher(16)
 
-    assert cheap._maximum_pending == passwords.THREADS * 5_000
+    assert cheap._maximum_pending == passwords.THREADS * 8_000
     assert dear._maximum_pending == passwords.THREADS
     cheap.close()
     dear.close()

@@ -28,8 +28,8 @@ THREADS = max(1, (os.cpu_count() or 1) // 2)
 """Half of the cores at most: people who log in must not stop people who pay. bcrypt runs without the interpreter's
 lock, so these threads really are other cores."""
 
-WAITING_ROUNDS_PER_THREAD = 80_000
-"""Bounds the wait: a core does some 16,000 rounds of bcrypt a second, and after five seconds nobody waits any more."""
+WAITING_ROUNDS_PER_THREAD = 128_000
+"""Bounds the wait: a core does some 16,000 rounds of bcrypt a second, and a client waits ten seconds at most."""
 
 
 class PasswordHasher:
