@@ -3,6 +3,7 @@
 import asyncio
 from typing import Annotated, Any
 
+import structlog
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
@@ -42,6 +43,8 @@ from ewallet.wallet.messages import (
     WalletView,
 )
 from ewallet.wallet.service import Moved, WalletService
+
+log = structlog.get_logger()
 
 MOVEMENT_PROBLEMS = (
     Reason.IDEMPOTENCY_KEY_INVALID,
@@ -171,11 +174,7 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
     @post(GROUPS_PATH, status_code=200, **internal())
     async def post_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
         """Orders of other services, each applied or refused by itself; outcomes in the same order."""
-        outcomes = await asyncio.gather(*(service.post_group(order) for order in data), return_exceptions=True)
-        return [
-            GroupUnknown(id=order.id, error=str(outcome)) if isinstance(outcome, BaseException) else outcome
-            for order, outcome in zip(data, outcomes, strict=True)
-        ]
+        return await asyncio.gather(*(_outcome(service, order) for order in data))
 
     @post(WALLETS_PATH, status_code=200, **internal())
     async def open_wallet(data: JSONBody[OpenWallet]) -> WalletOpened:
@@ -197,6 +196,15 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         post_groups,
         open_wallet,
     ]
+
+
+async def _outcome(service: WalletService, order: GroupOrder) -> GroupOutcome | GroupUnknown:
+    """One order's outcome; whatever goes wrong with it must not take its neighbours along."""
+    try:
+        return await service.post_group(order)
+    except Exception as error:  # the sender hears of it and repeats the order
+        log.exception("wallet.group_failed", group=order.id)
+        return GroupUnknown(id=order.id, error=str(error))
 
 
 def _moved(request: Request[Any, Any, Any], moved: Moved) -> Response[MoneyMoved]:

@@ -4,10 +4,11 @@ A batch reads what its items name (:class:`_Needs`), lets each item decide in th
 writes what was decided with a handful of statements (:class:`_Batch`). A refusal is a result like any other.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count, zip_longest
-from typing import Any, TypeVar, assert_never
+from typing import Annotated, Any, assert_never
 
 import msgspec
 from sqlalchemy import Connection
@@ -62,10 +63,11 @@ from ewallet.wallet.messages import (
 )
 from ewallet.wallet.store import NewTransfer, StatementFilter, StoredGroup, StoredKey
 
-Result = TypeVar("Result")
-
 EXPIRED_AT_ONCE = 200
 """Holds ended in one round of the expiry; a batch takes no more than 256 items."""
+
+Position = tuple[Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]]
+"""Where a page of a list ends: a sequence that the database can compare."""
 
 # --- what can be asked of a batch ---------------------------------------------------------------------------------
 
@@ -576,7 +578,7 @@ class WalletService:
         period = _period(start, end)
         if isinstance(period, Refusal):
             return period
-        before = decode_cursor(cursor, tuple[int])[0] if cursor is not None else None
+        before = decode_cursor(cursor, Position)[0] if cursor is not None else None
         account_ids = [account.id for account in found[1] if currency in (None, account.currency)]
         wanted = StatementFilter(*period, before, limit + 1)
         rows = await self._database.reading(lambda tx: store.statement(tx, account_ids, wanted))
@@ -589,7 +591,7 @@ class WalletService:
         self, _caller: Caller, *, subject: str | None, request_id: str | None, limit: int, cursor: str | None
     ) -> AuditTrail:
         """Audit records newest first. Raises Refused where the cursor is none of ours."""
-        before = decode_cursor(cursor, tuple[int])[0] if cursor is not None else None
+        before = decode_cursor(cursor, Position)[0] if cursor is not None else None
         rows = await self._database.reading(
             lambda tx: store.audit.find(tx, subject=subject, request_id=request_id, before=before, limit=limit + 1)
         )
@@ -604,7 +606,7 @@ class WalletService:
         """End the holds whose time is over; returns how many."""
         now = self._clock()
         due = await self._database.reading(lambda tx: store.holds_due(tx, now, EXPIRED_AT_ONCE))
-        return sum([await self._submit(Expiry(hold)) for hold in due])
+        return sum(await asyncio.gather(*(self._submit(Expiry(hold)) for hold in due)))
 
     def verify(self) -> list[str]:
         """Recompute the books; a sentence for each fault. Reads everything: for the command line, not for requests."""

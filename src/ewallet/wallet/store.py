@@ -290,12 +290,12 @@ def _rows_in(
     values += values[-1:] * (size - len(values))
     names = columns or tuple(source.columns.keys())
     mark = "?" if tx.dialect.name == "sqlite" else "%s"
-    return tx.exec_driver_sql(_select_in(source.name, names, key, (mark,) * size) + tail, tuple(values)).all()
+    return tx.exec_driver_sql(_select_in(source.name, names, key, mark, size) + tail, tuple(values)).all()
 
 
 @lru_cache(maxsize=512)
-def _select_in(table_name: str, columns: tuple[str, ...], key: str, marks: tuple[str, ...]) -> str:
-    return f"SELECT {', '.join(columns)} FROM {table_name} WHERE {key} IN ({', '.join(marks)})"  # noqa: S608  # names of ours; values are bound
+def _select_in(table_name: str, columns: tuple[str, ...], key: str, mark: str, size: int) -> str:
+    return f"SELECT {', '.join(columns)} FROM {table_name} WHERE {key} IN ({', '.join([mark] * size)})"  # noqa: S608  # names of ours; values are bound
 
 
 # --- writing what a batch has decided -----------------------------------------------------------------------------
