@@ -19,7 +19,6 @@ from ewallet.payment.domain import (
     PaymentStatus,
     event_data,
     event_name,
-    failure_without_ledger,
     group_id,
     identity_of,
     legs,
@@ -102,14 +101,6 @@ def test_a_step_that_is_repeated_has_the_same_ids_and_another_payment_has_others
     assert legs(payment()) == legs(payment())
     assert group_id(payment()) == group_id(payment()) != group_id(other)
     assert len({leg.id for leg in (*legs(payment()), *legs(other))}) == 4
-
-
-def test_one_cannot_pay_oneself() -> None:
-    failure = failure_without_ledger(payment(merchant_id="usr_payer"))
-
-    assert failure is not None
-    assert failure.reason is Reason.UNKNOWN_MERCHANT
-    assert failure_without_ledger(payment()) is None
 
 
 # --- who sees it and who is told ----------------------------------------------------------------------------------

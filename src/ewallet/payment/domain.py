@@ -150,13 +150,6 @@ def group_id(payment: Payment) -> str:
     return derived_id("grp", payment.id, "pay")
 
 
-def failure_without_ledger(payment: Payment) -> Failure | None:
-    """The verdict that needs no ledger: an own id is nobody's merchant."""
-    if payment.merchant_id == payment.customer_id:
-        return Failure(Reason.UNKNOWN_MERCHANT, "One cannot pay oneself: merchantId must be a merchant's id.")
-    return None
-
-
 # --- what is told about a payment ---------------------------------------------------------------------------------
 
 

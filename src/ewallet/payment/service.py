@@ -184,9 +184,6 @@ class PaymentService:
 
     async def _move(self, payment: domain.Payment) -> domain.Failure | None:
         """T2: the wallet's verdict, asked for until it comes; the caller sets the time limit."""
-        failure = domain.failure_without_ledger(payment)
-        if failure is not None:
-            return failure
         order = _group_order(payment)
         for pause in _pauses():
             try:
