@@ -14,7 +14,6 @@ from ewallet.kernel.money import CURRENCY_PATTERN
 Email = Annotated[str, Meta(min_length=3, max_length=254, description="compared without regard to case")]
 Password = Annotated[str, Meta(min_length=12, max_length=200, description="any characters; common ones are refused")]
 Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN, description="ISO 4217 code")]
-OpaqueToken = Annotated[str, Meta(min_length=1, max_length=8192)]
 
 # --- people ------------------------------------------------------------------------------------------------------
 
@@ -52,7 +51,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 class RefreshToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """The secret that continues a session, or ends it."""
 
-    refresh_token: OpaqueToken
+    refresh_token: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -67,7 +66,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class TokenToValidate(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """An access token that somebody wants to know about."""
 
-    token: OpaqueToken
+    token: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class TokenStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
