@@ -10,6 +10,7 @@ from litestar import Litestar, MediaType, Request, Response, get
 from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath
 from litestar.types import HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
 from ewallet.gateway.client import Backend
@@ -203,7 +204,7 @@ def routes(service: GatewayService) -> list[HTTPRouteHandler]:
         return Response((_STATIC / "docs.html").read_bytes(), headers=_PAGE_HEADERS)
 
     @get("/docs/{file_name:str}", include_in_schema=False, sync_to_thread=True, **public())
-    def docs_file(file_name: str) -> Response[bytes]:
+    def docs_file(file_name: FromPath[str]) -> Response[bytes]:
         media_type = _FILES.get(file_name)
         if media_type is None:
             raise Refused(NOTHING_HERE)
@@ -211,7 +212,7 @@ def routes(service: GatewayService) -> list[HTTPRouteHandler]:
         return Response((_STATIC / file_name).read_bytes(), media_type=media_type, headers=headers)
 
     @get("/problems/{slug:str}", media_type=MediaType.HTML, sync_to_thread=False, **public(produces=_PAGE_OR_JSON))
-    def problem_page(request: Request[Any, Any, Any], slug: str) -> Response[Any]:
+    def problem_page(request: Request[Any, Any, Any], slug: FromPath[str]) -> Response[Any]:
         """What a problem means and what to do about it, as HTML or, where that is preferred, as JSON."""
         page = _explanation(slug)
         if accepts(request.headers.get("accept", "*/*"), MediaType.HTML):

@@ -1,0 +1,204 @@
+"""The gateway in front of small services of the tests, and clients that may say what no decent client says."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import httpx2
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from litestar import Litestar, Request, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+from litestar.response import Stream
+from litestar.types import ASGIApp, Message
+
+from ewallet.gateway.app import create_app
+from ewallet.gateway.client import Backend, DirectBackend
+from ewallet.gateway.domain import SERVICES
+from ewallet.kernel.caller import Role
+from ewallet.kernel.clock import system_clock
+from ewallet.plumbing.http.application import service_application
+from ewallet.plumbing.http.contract import EVERYONE, caller_of, internal, protected, public
+from ewallet.plumbing.settings import Settings
+from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
+
+KEY = generate_private_key(SECP256R1())
+KEY_ID = "key-1"
+INTERNAL_SECRET = "a secret that only the services of this test know"
+
+_numbers = count(1)
+
+
+def claims(subject: str = "usr_ann", role: str = Role.CUSTOMER, *, seconds: int = 600) -> dict[str, Any]:
+    now = int(time.time())
+    return {
+        "iss": ISSUER,
+        "sub": subject,
+        "aud": AUDIENCE,
+        "exp": now + seconds,
+        "iat": now,
+        "jti": f"jti-{next(_numbers)}",
+        "role": role,
+    }
+
+
+def bearer(subject: str = "usr_ann", role: Role = Role.CUSTOMER, *, seconds: int = 600) -> dict[str, str]:
+    return {"Authorization": f"Bearer {sign(claims(subject, role, seconds=seconds), KEY, KEY_ID)}"}
+
+
+def verifier() -> Verifier:
+    async def fetch_keys() -> PublicKeys:
+        return {KEY_ID: KEY.public_key()}
+
+    return Verifier(fetch_keys, system_clock)
+
+
+class Order(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of the small services' one POST."""
+
+    amount: int
+
+
+class SmallService:
+    """Answers with what it was told, so that a test sees what the gateway let through."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        """Set when the slow call is being answered."""
+        self.go_on = asyncio.Event()
+        """Set for the stream's second event."""
+        self.stream_ended = asyncio.Event()
+        self.healthy = True
+
+    async def check(self) -> None:
+        if not self.healthy:
+            raise RuntimeError("the database is gone")
+
+    def application(self, name: str) -> Litestar:
+        return service_application(
+            name=name,
+            routes=self._routes(name),
+            verifier=verifier(),
+            internal_secret=INTERNAL_SECRET,
+            ready=self.check,
+        )
+
+    def _routes(self, name: str) -> Sequence[HTTPRouteHandler]:
+        match name:
+            case "auth":
+                return _auth_routes()
+            case "payment":
+                return self._payment_routes()
+            case "notification":
+                return self._notification_routes()
+            case _:
+                return []
+
+    def _payment_routes(self) -> Sequence[HTTPRouteHandler]:
+        @post("/payment/initiate", **protected(EVERYONE))
+        async def initiate(request: Request[Any, Any, Any], data: JSONBody[Order]) -> dict[str, Any]:
+            return {**_heard(request), "amount": data.amount}
+
+        @get("/payment", **protected(EVERYONE))
+        async def listing(request: Request[Any, Any, Any]) -> dict[str, Any]:
+            return _heard(request)
+
+        @get("/payment/slow", **protected(EVERYONE))
+        async def slow() -> dict[str, Any]:
+            self.entered.set()
+            await asyncio.Event().wait()
+            return {}
+
+        @post("/internal/payment/orders", **internal())
+        async def order() -> dict[str, Any]:
+            raise AssertionError("the gateway led somebody in")
+
+        return [initiate, listing, slow, order]
+
+    def _notification_routes(self) -> Sequence[HTTPRouteHandler]:
+        @get("/notification/stream", media_type="text/event-stream", **protected(EVERYONE))
+        async def stream() -> Stream:
+            return Stream(self._events())
+
+        return [stream]
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        try:
+            yield b"data: first\n\n"
+            await self.go_on.wait()
+            yield b"data: second\n\n"
+            await asyncio.Event().wait()
+        finally:
+            self.stream_ended.set()
+
+
+def _auth_routes() -> Sequence[HTTPRouteHandler]:
+    @post("/auth/login", status_code=200, **public())
+    async def login(request: Request[Any, Any, Any]) -> dict[str, Any]:
+        return {"headers": _headers(request)}
+
+    return [login]
+
+
+def _heard(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    caller = caller_of(request)
+    return {"subject": caller.subject, "requestId": caller.request_id, "headers": _headers(request)}
+
+
+def _headers(request: Request[Any, Any, Any]) -> dict[str, list[str]]:
+    return {name: request.headers.getall(name) for name in request.headers}
+
+
+def direct_backends(service: SmallService) -> dict[str, Backend]:
+    return {name: DirectBackend(service.application(name)) for name in SERVICES}
+
+
+def new_gateway(backends: Mapping[str, Backend], **settings: Any) -> ASGIApp:
+    return create_app(
+        Settings(**{"rate_per_user": 0, "rate_per_address": 0, **settings}),
+        verifier=verifier(),
+        internal_secret=INTERNAL_SECRET,
+        backends=backends,
+    )
+
+
+def client_of(application: ASGIApp, address: str = "192.0.2.7") -> httpx2.AsyncClient:
+    """A client at an address, without a socket between."""
+    transport = httpx2.ASGITransport(application, client=(address, 4711))  # type: ignore[arg-type]  # its types know no WebSocket
+    return httpx2.AsyncClient(transport=transport, base_url="http://gateway", trust_env=False)
+
+
+async def ask(
+    application: ASGIApp,
+    method: str,
+    path: str,
+    *,
+    headers: Mapping[str, str],
+    receive: Callable[[], Any],
+) -> tuple[int, dict[str, Any]]:
+    """One request whose body comes as ``receive`` says; status and problem."""
+    scope: Any = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": ("192.0.2.7", 4711),
+        "server": ("gateway", 80),
+    }
+    sent: list[Any] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await application(scope, receive, send)
+    start, *bodies = sent
+    return start["status"], msgspec.json.decode(b"".join(message["body"] for message in bodies))
