@@ -6,6 +6,7 @@ event loop alive: ``executemany`` would give up and take back the interpreter's 
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Connection, Index, MetaData, String, Table, Text
@@ -108,9 +109,7 @@ def _write_rows(
     while start < len(rows):
         size = _chunk(dialect, len(rows) - start)
         chunk = rows[start : start + size]
-        tx.exec_driver_sql(
-            _statement(dialect, into, columns, update, size), tuple(value for row in chunk for value in row)
-        )
+        tx.exec_driver_sql(_statement(dialect, into, columns, update, size), tuple(chain.from_iterable(chunk)))
         start += size
 
 
