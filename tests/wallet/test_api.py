@@ -310,6 +310,20 @@ async def _told(listener: Listener, name: str) -> None:
         await listener.told.wait()
 
 
+def test_the_document_names_the_paths_of_the_contract(served: ServedWallet) -> None:
+    assert set(openapi_document(served.application)["paths"]) >= {
+        "/wallet/{customerId}",
+        "/wallet/validate",
+        "/wallet/debit",
+        "/wallet/credit",
+        "/wallet/{customerId}/entries",
+        "/wallet/{customerId}/freeze",
+        "/wallet/{customerId}/unfreeze",
+        "/wallet/{customerId}/close",
+        "/wallet/audit",
+    }
+
+
 def test_the_document_names_the_problems_of_each_endpoint(served: ServedWallet) -> None:
     paths = openapi_document(served.application)["paths"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import structlog
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from ewallet.kernel.caller import Role
 from ewallet.kernel.errors import Reason, Refusal, unwrap
@@ -56,6 +56,9 @@ MOVEMENT_PROBLEMS = (
     Reason.IDEMPOTENCY_KEY_REUSED,
 )
 
+CustomerId = Annotated[
+    str, PathParameter(name="customerId", description="the `userId` of the customer or merchant whose wallet it is")
+]
 CurrencyFilter = Annotated[str | None, QueryParameter(pattern="^[A-Z]{3}$", description="only this currency")]
 From = Annotated[
     str | None,
@@ -110,15 +113,15 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
             caller_of(request), subject=subject, request_id=request_id, limit=limit, cursor=cursor
         )
 
-    @get("/wallet/{customer_id:str}", **protected(EVERYONE))
-    async def get_wallet(request: Request[Any, Any, Any], customer_id: FromPath[str]) -> WalletView:
+    @get("/wallet/{customerId:str}", **protected(EVERYONE))
+    async def get_wallet(request: Request[Any, Any, Any], customer_id: CustomerId) -> WalletView:
         """A wallet with its balances."""
         return unwrap(await service.wallet(caller_of(request), customer_id))
 
-    @get("/wallet/{customer_id:str}/entries", **protected(EVERYONE))
+    @get("/wallet/{customerId:str}/entries", **protected(EVERYONE))
     async def list_wallet_entries(
         request: Request[Any, Any, Any],
-        customer_id: FromPath[str],
+        customer_id: CustomerId,
         *,
         currency: CurrencyFilter = None,
         from_: From = None,
@@ -140,33 +143,33 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         )
 
     @post(
-        "/wallet/{customer_id:str}/balances",
+        "/wallet/{customerId:str}/balances",
         status_code=200,
         **protected(EVERYONE, Reason.WALLET_CLOSED),
     )
     async def open_wallet_balance(
-        request: Request[Any, Any, Any], customer_id: FromPath[str], data: JSONBody[OpenBalance]
+        request: Request[Any, Any, Any], customer_id: CustomerId, data: JSONBody[OpenBalance]
     ) -> WalletView:
         """Add a balance in another currency; harmless when repeated."""
         return unwrap(await service.open_balance(caller_of(request), customer_id, data.currency))
 
-    @post("/wallet/{customer_id:str}/freeze", status_code=200, **protected({Role.ADMIN}, Reason.WALLET_CLOSED))
+    @post("/wallet/{customerId:str}/freeze", status_code=200, **protected({Role.ADMIN}, Reason.WALLET_CLOSED))
     async def freeze_wallet(
-        request: Request[Any, Any, Any], customer_id: FromPath[str], data: JSONBody[ChangeStatus]
+        request: Request[Any, Any, Any], customer_id: CustomerId, data: JSONBody[ChangeStatus]
     ) -> WalletView:
         """Let no money move in or out; harmless when repeated."""
         return unwrap(await service.change_status(caller_of(request), customer_id, Change.FREEZE, data.reason))
 
-    @post("/wallet/{customer_id:str}/unfreeze", status_code=200, **protected({Role.ADMIN}, Reason.WALLET_CLOSED))
+    @post("/wallet/{customerId:str}/unfreeze", status_code=200, **protected({Role.ADMIN}, Reason.WALLET_CLOSED))
     async def unfreeze_wallet(
-        request: Request[Any, Any, Any], customer_id: FromPath[str], data: JSONBody[ChangeStatus]
+        request: Request[Any, Any, Any], customer_id: CustomerId, data: JSONBody[ChangeStatus]
     ) -> WalletView:
         """Let money move again; harmless when repeated."""
         return unwrap(await service.change_status(caller_of(request), customer_id, Change.UNFREEZE, data.reason))
 
-    @post("/wallet/{customer_id:str}/close", status_code=200, **protected({Role.ADMIN}, Reason.INVALID_STATE))
+    @post("/wallet/{customerId:str}/close", status_code=200, **protected({Role.ADMIN}, Reason.INVALID_STATE))
     async def close_wallet(
-        request: Request[Any, Any, Any], customer_id: FromPath[str], data: JSONBody[ChangeStatus]
+        request: Request[Any, Any, Any], customer_id: CustomerId, data: JSONBody[ChangeStatus]
     ) -> WalletView:
         """Close an empty wallet for ever; harmless when repeated."""
         return unwrap(await service.change_status(caller_of(request), customer_id, Change.CLOSE, data.reason))
