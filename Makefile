@@ -34,7 +34,7 @@ demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
 	@$(BIN)/ewallet demo
 
 .PHONY: test
-test: $(DEV_INSTALLED) mariadb check ## Run every check and every test, with coverage
+test: $(DEV_INSTALLED) mariadb curl check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov
 
 .PHONY: bench
@@ -108,6 +108,10 @@ $(DEV_INSTALLED): requirements/dev.txt pyproject.toml | $(BIN)/python
 .PHONY: mariadb
 mariadb:
 	@command -v mariadbd >/dev/null || tools/install-packages mariadb-server
+
+.PHONY: curl
+curl:
+	@command -v curl >/dev/null || tools/install-packages curl
 
 .PHONY: wrk
 wrk:
