@@ -153,6 +153,11 @@ def _why_not_listening(settings: Settings, error: OSError) -> str:
             return f"EWALLET_HOST is wrong: {settings.host} is no address of this machine ({error.strerror})."
 
 
+def _program() -> str:
+    """What to type to run us again: the path, where we are not on the PATH of a shell."""
+    return sys.argv[0] if sys.argv[0].endswith("/ewallet") else "ewallet"
+
+
 def _announce(settings: Settings, listener: socket.socket, databases: Sequence[str], title: str) -> None:
     """Say where everything is."""
     address = replace(settings, port=listener.getsockname()[1]).gateway_url  # port 0 means any free one
@@ -160,7 +165,7 @@ def _announce(settings: Settings, listener: socket.socket, databases: Sequence[s
     lines.show_header = False
     lines.add_row("API", address)
     if tuple(databases) == SERVICES:
-        lines.add_row("try it", f"{address}/docs, or `ewallet demo` in another terminal")
+        lines.add_row("try it", f"{address}/docs, or `{_program()} demo` in another terminal")
         lines.add_row("health", f"{address}/health/ready")
     lines.add_row("data", str(settings.data_folder.absolute()))
     lines.add_row("stop", "Ctrl-C")

@@ -5,7 +5,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 120
 """Columns where there is no terminal to ask: wide enough that no id is broken over two lines."""
 
 
