@@ -189,7 +189,7 @@ async def test_a_request_id_is_taken_returned_and_passed_on(client: httpx2.Async
     assert answer.json()["headers"]["x-request-id"] == ["order-17!"]
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "\xe9"])
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "\x7f"])
 async def test_a_request_id_that_is_none_is_replaced(client: httpx2.AsyncClient, given: str) -> None:
     answer = await client.get("/payment", headers=bearer() | {"X-Request-Id": given})
 

@@ -69,7 +69,7 @@ class SmallService:
         self.entered = asyncio.Event()
         """Set when the slow call is being answered."""
         self.go_on = asyncio.Event()
-        """Set for the stream's second event."""
+        """Set for the slow call's answer and for the stream's second event."""
         self.stream_ended = asyncio.Event()
         self.healthy = True
 
@@ -109,7 +109,7 @@ class SmallService:
         @get("/payment/slow", **protected(EVERYONE))
         async def slow() -> dict[str, Any]:
             self.entered.set()
-            await asyncio.Event().wait()
+            await self.go_on.wait()
             return {}
 
         @post("/internal/payment/orders", **internal())
