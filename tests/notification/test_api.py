@@ -170,7 +170,17 @@ async def test_the_document_names_what_users_see_and_nothing_internal(platform: 
     assert set(document["paths"]) == {
         "/notification",
         "/notification/stream",
-        "/notification/{notification_id}/read",
+        "/notification/{notificationId}/read",
     }
     stream = document["paths"]["/notification/stream"]["get"]
     assert list(stream["responses"]["200"]["content"]) == ["text/event-stream"]
+
+
+async def test_operators_see_that_the_service_lives_and_can_work(platform: Platform) -> None:
+    client, _service = platform
+
+    live, ready, metrics = [await client.get(path) for path in ("/health/live", "/health/ready", "/metrics")]
+
+    assert (live.status_code, live.json()) == (200, {"status": "live"})
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+    assert "ewallet_batch_size" in metrics.text

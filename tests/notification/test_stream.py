@@ -215,6 +215,8 @@ async def test_a_stream_that_was_never_begun_leaves_nothing_behind(sqlite_url: s
             assert not isinstance(stream, Refusal)
             del stream
 
+        assert service.listeners.users() == []
+
 
 async def test_a_stream_ends_when_the_token_expires(sqlite_url: str) -> None:
     async with serving(new_house(sqlite_url).application) as (address, _server):
@@ -266,7 +268,7 @@ async def test_a_server_that_stops_ends_its_streams_properly_and_at_once(sqlite_
         server.should_exit = True
 
         assert [event async for event in events] == []
-        assert house.service.listeners.users == []
+        assert house.service.listeners.users() == []
     assert time.monotonic() - started < PATIENCE_SECONDS / 2
 
 

@@ -48,9 +48,9 @@ class Listeners:
         # goodbye. A stream that has begun does.
         self._by_user: dict[str, WeakSet[Listener]] = {}
 
-    @property
     def users(self) -> list[str]:
-        """Who listens."""
+        """Who listens. Users whose streams went without a word are forgotten here."""
+        self._by_user = {user_id: listeners for user_id, listeners in self._by_user.items() if listeners}
         return list(self._by_user)
 
     def open(self, user_id: str) -> Listener | Refusal:

@@ -18,7 +18,8 @@ class Watch:
 
     async def run_once(self) -> int:
         """Look once; returns how many users were woken, none while nobody listens."""
-        if not self._listeners.users:
+        listening = self._listeners.users()
+        if not listening:
             self._seen = None
             return 0
         last = await self._database.reading(store.last_place)
@@ -26,10 +27,6 @@ class Watch:
         if seen == last:
             return 0
         # At the first look something may be stored already that came after a stream's own look: wake everybody.
-        users = (
-            self._listeners.users
-            if seen is None
-            else await self._database.reading(lambda tx: store.users_after(tx, seen))
-        )
+        users = listening if seen is None else await self._database.reading(lambda tx: store.users_after(tx, seen))
         self._listeners.wake(users)
         return len(users)
