@@ -176,22 +176,21 @@ class PaymentService:
             return _outcome_of_copy(stored, payment.request_hash)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                outcome = await self._move(payment)
-            return await self._settle(payment, outcome, _customer(payment))
+                failure = await self._move(payment)
+            return await self._settle(payment, failure, _customer(payment))
         except (OutcomeUnknown, Overloaded, TimeoutError) as error:
-            log.warning("payment.outcome_unknown", payment=payment.id, error=str(error))
+            log.warning("payment.outcome_unknown", payment=payment.id, error=repr(error))
             raise Refused(_unknown_outcome(payment)) from error
 
     async def _move(self, payment: domain.Payment) -> domain.Failure | None:
         """T2: the wallet's verdict, asked for until it comes; the caller sets the time limit."""
-        order = _group_order(payment)
-        for pause in _pauses():
+        order, pauses = _group_order(payment), _pauses()
+        while True:
             try:
                 return _failure(await self._wallet.post_group(order))
             except (OutcomeUnknown, Overloaded) as error:
-                log.warning("payment.wallet_unclear", payment=payment.id, error=str(error))
-                await asyncio.sleep(pause)
-        raise OutcomeUnknown("the wallet gave no clear answer")
+                log.debug("payment.wallet_unclear", payment=payment.id, error=str(error))
+                await asyncio.sleep(next(pauses))
 
     async def _settle(self, payment: domain.Payment, failure: domain.Failure | None, caller: Caller) -> domain.Payment:
         """T3: write the verdict down; the answer is what is stored, whoever was first."""
@@ -227,7 +226,7 @@ class PaymentService:
         )
 
     async def finish(self, payment: domain.Payment) -> domain.Payment:
-        """Go on from T2 with the same ids as the request. OutcomeUnknown: not now, a later round will."""
+        """Go on from T2 with the same ids as the request. OutcomeUnknown, Overloaded, TimeoutError: try again later."""
         async with asyncio.timeout(self._request_seconds):
             failure = await self._move(payment)
         return await self._settle(payment, failure, platform(payment.request_id))
