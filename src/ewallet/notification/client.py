@@ -1,14 +1,10 @@
 """The only door to notification for other services: their outbox relays hand events over here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-import msgspec
-
 from ewallet.notification.messages import Receipt
-from ewallet.plumbing.http.doors import Door
-from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
-from ewallet.plumbing.json import encode
+from ewallet.plumbing.http.doors import Door, chunks
 from ewallet.plumbing.outbox import Event, Undeliverable
 
 DELIVERY_PATH = "/internal/notification/events"
@@ -33,22 +29,7 @@ class HttpNotification:
     async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
         """One call after the other, so that the order is kept; each body is within the bound that every service has."""
         undeliverable: list[Undeliverable] = []
-        for chunk in _chunks(events):
+        for chunk in chunks(events):
             receipt = await self._door.post(DELIVERY_PATH, {"events": chunk}, Receipt, request_id=events[0].request_id)
             undeliverable += receipt.undeliverable
         return undeliverable
-
-
-def _chunks(events: Sequence[Event]) -> Iterator[list[msgspec.Raw]]:
-    """The events as JSON, as many at a time as a body can hold."""
-    chunk: list[msgspec.Raw] = []
-    size = len(b'{"events":[]}')
-    for event in events:
-        encoded = encode(event)
-        if chunk and size + len(encoded) + 1 > MAXIMUM_BODY_BYTES:
-            yield chunk
-            chunk, size = [], len(b'{"events":[]}')
-        chunk.append(msgspec.Raw(encoded))
-        size += len(encoded) + 1
-    if chunk:
-        yield chunk

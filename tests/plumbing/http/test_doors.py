@@ -9,7 +9,8 @@ import pytest
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
 from ewallet.plumbing.http import doors
-from ewallet.plumbing.http.doors import Door
+from ewallet.plumbing.http.doors import Door, chunks
+from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.tokens import verify_internal
 from tests.support.plumbing import ManualClock
 
@@ -163,3 +164,20 @@ async def test_public_documents_are_fetched_without_a_token(sister: Doors) -> No
 
     assert await open_door().get("/.well-known/double", Answer) == Answer(42)
     assert b"authorization" not in server.asked[0].lower()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 500])
+def test_a_long_list_is_cut_into_bodies_that_a_service_takes(count: int) -> None:
+    items = [{"number": number, "text": "é" * (number % 300)} for number in range(count)]
+
+    bodies = [msgspec.json.encode({"events": chunk}) for chunk in chunks(items)]
+
+    assert [item for body in bodies for item in msgspec.json.decode(body)["events"]] == items
+    assert all(len(body) <= MAXIMUM_BODY_BYTES for body in bodies)
+    assert len(bodies) <= 1 + 2 * sum(map(len, bodies)) // MAXIMUM_BODY_BYTES
+
+
+def test_an_item_that_no_body_can_hold_is_sent_alone_for_the_other_side_to_refuse() -> None:
+    sizes = [len(chunk) for chunk in chunks(["a", "b" * MAXIMUM_BODY_BYTES, "c"])]
+
+    assert sizes == [1, 1, 1]

@@ -4,6 +4,7 @@ What is not a clear answer is :class:`OutcomeUnknown`: a time-out, a reset, a 5x
 call with the same ids (DESIGN section 5, rule 3).
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import httpx2
@@ -11,6 +12,7 @@ import msgspec
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
+from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.tokens import INTERNAL_SECONDS, sign_internal
 
@@ -18,6 +20,9 @@ Answer = TypeVar("Answer")
 
 TIMEOUT_SECONDS = 5.0
 CONNECTIONS = 64
+
+ENVELOPE_BYTES = 64
+"""Room for what a body has around its list."""
 
 
 class Door:
@@ -73,3 +78,18 @@ class Door:
             self._token = sign_internal(self._caller, self._secret, self._clock)
             self._token_expires = now + INTERNAL_SECONDS * MICROSECONDS_PER_SECOND // 2
         return self._token
+
+
+def chunks(items: Iterable[Any]) -> Iterator[list[msgspec.Raw]]:
+    """The items as JSON, in their order, as many at a time as a service takes in one body."""
+    chunk: list[msgspec.Raw] = []
+    size = ENVELOPE_BYTES
+    for item in items:
+        encoded = encode(item)
+        if chunk and size + len(encoded) + 1 > MAXIMUM_BODY_BYTES:
+            yield chunk
+            chunk, size = [], ENVELOPE_BYTES
+        chunk.append(msgspec.Raw(encoded))
+        size += len(encoded) + 1
+    if chunk:
+        yield chunk
