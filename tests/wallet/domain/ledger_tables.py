@@ -9,7 +9,7 @@
     hold     H1 A1 A2 60 timeout=5  => posted  sets money aside
     post     T2 A1 A2 40 of=H1      => posted  moves what was held; the rest is released
     void     T3 A1 A2 60 of=H1      => posted  releases it all
-    group    T4 A1 A2 5 | T5 A1 M1 5 role=MERCHANT  => posted
+    group    T4 A1 A2 5 | hold H2 A1 M1 5 role=MERCHANT  => posted
     wait 5                                     seconds go by
     expire   H1                     => True
     balance  A1 40 held 60
@@ -58,7 +58,7 @@ class Table:
             case "expire", [hold]:
                 return expire(self.book, self.book.holds[hold], self.now)
             case "group", _:
-                return self._apply([_transfer("transfer", part.split()) for part in rest.split("|")])
+                return self._apply([_part(part.split()) for part in rest.split("|")])
             case _, words:
                 return self._apply([_transfer(verb, words)])
         return None
@@ -73,6 +73,11 @@ class Table:
     def _apply(self, transfers: list[Transfer]) -> str:
         answer = apply(self.book, transfers, self.now)
         return "posted" if isinstance(answer, list) else answer
+
+
+def _part(words: list[str]) -> Transfer:
+    """A part of a group is a transfer where no other verb is given."""
+    return _transfer(words[0], words[1:]) if words[0] in KINDS else _transfer("transfer", words)
 
 
 def _transfer(verb: str, words: list[str]) -> Transfer:

@@ -128,12 +128,31 @@ TABLES = {
         expire   H1 => False
         balance  A1 40 held 0
     """,
-    "what a refused group did to a hold is undone": """
+    "what a refused group has held is released": """
+        account  A1 100
+        account  A2 0
+        group    hold H1 A1 A2 60 | T1 A1 A2 41 => exceeds_credits
+        balance  A1 100 held 0
+        post     T2 A1 A2 60 of=H1 => pending_transfer_not_found
+        hold     H1 A1 A2 60 => posted
+    """,
+    "a hold that a refused group has ended is as it was": """
         account  A1 100
         account  A2 0
         hold     H1 A1 A2 60 => posted
-        group    T1 A1 A2 10 | T2 A1 A2 999 => exceeds_credits
-        post     T3 A1 A2 60 of=H1 => posted
+        group    post T1 A1 A2 50 of=H1 | T2 A1 A2 51 => exceeds_credits
+        balance  A1 100 held 60
+        group    void T3 A1 A2 60 of=H1 | T4 A1 A2 101 => exceeds_credits
+        balance  A1 100 held 60
+        post     T5 A1 A2 60 of=H1 => posted
+        balance  A1 40 held 0
+    """,
+    "what one transfer of a group releases the next one can spend": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 => posted
+        group    void T1 A1 A2 60 of=H1 | T2 A1 A2 100 => posted
+        balance  A1 0 held 0
     """,
     "frozen money moves in no way; a hold on it can be released": """
         account  A1 100
