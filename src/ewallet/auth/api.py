@@ -160,9 +160,10 @@ class _WithoutContent(Operation):
             answer.content = None
 
 
+# The empty value only tells the document that they are strings.
 _VERIFIED_HEADERS = [
-    ResponseHeader(name=SUBJECT_HEADER, description="whom the token stands for", documentation_only=True),
-    ResponseHeader(name=ROLE_HEADER, description="the role in which", documentation_only=True),
+    ResponseHeader(name=SUBJECT_HEADER, value="", description="whom the token stands for", documentation_only=True),
+    ResponseHeader(name=ROLE_HEADER, value="", description="the role in which", documentation_only=True),
 ]
 
 
