@@ -63,11 +63,11 @@ async def test_a_poison_event_comes_back_and_the_others_are_told(
 ) -> None:
     client, service = doors
     unknown = payment_event("payment.exploded")
-    too_long = payment_event(recipients=(CUSTOMER,) * 2 + (STRANGER,))
+    no_part = payment_event(recipients=(CUSTOMER,) * 2 + (STRANGER,))
 
-    undeliverable = await client.deliver([payment_event(), unknown, too_long, payment_event("payment.failed")])
+    undeliverable = await client.deliver([payment_event(), unknown, no_part, payment_event("payment.failed")])
 
-    assert {one.event_id for one in undeliverable} == {unknown.id, too_long.id}
+    assert {one.event_id for one in undeliverable} == {unknown.id, no_part.id}
     assert await titles(service, CUSTOMER) == ["Your payment of 12.50 USD failed", "You paid 12.50 USD"]
 
 

@@ -51,9 +51,11 @@ class NotificationService:
         try:
             notifications = _notifications(event)
             await self._batcher.submit(notifications)
-        except (Unrenderable, DBAPIError) as error:
-            # The database refuses only what the sender should never have written, an id too long for example.
+        except Unrenderable as error:
             return Undeliverable(event.id, str(error))
+        except DBAPIError as error:
+            # The database refuses only what the sender should never have written, an id too long for example.
+            return Undeliverable(event.id, str(error.orig))
         self.listeners.wake(notification.user_id for notification in notifications)
         return None
 
