@@ -1,15 +1,11 @@
 """The only door to the wallet for other services."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
-
-import msgspec
 
 from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing.batching import Failed, Gatherer
-from ewallet.plumbing.http.doors import Door
-from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
-from ewallet.plumbing.json import encode
+from ewallet.plumbing.http.doors import Door, chunks
 from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupUnknown, OpenWallet, WalletOpened
 
 GROUPS_PATH = "/internal/wallet/groups"
@@ -47,7 +43,7 @@ class HttpWallet:
 
     async def _post(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome | Failed]:
         outcomes: list[GroupOutcome | GroupUnknown] = []
-        for chunk in _chunks(orders):
+        for chunk in chunks(orders):
             outcomes += await self._door.post(
                 GROUPS_PATH, chunk, list[GroupOutcome | GroupUnknown], request_id=orders[0].request_id
             )
@@ -55,18 +51,3 @@ class HttpWallet:
             Failed(OutcomeUnknown(outcome.error)) if isinstance(outcome, GroupUnknown) else outcome
             for outcome in outcomes
         ]
-
-
-def _chunks(orders: Sequence[GroupOrder]) -> Iterator[list[msgspec.Raw]]:
-    """The orders as JSON, as many at a time as a body can hold."""
-    chunk: list[msgspec.Raw] = []
-    size = len(b"[]")
-    for order in orders:
-        encoded = encode(order)
-        if chunk and size + len(encoded) + 1 > MAXIMUM_BODY_BYTES:
-            yield chunk
-            chunk, size = [], len(b"[]")
-        chunk.append(msgspec.Raw(encoded))
-        size += len(encoded) + 1
-    if chunk:
-        yield chunk
