@@ -100,12 +100,12 @@ class Running:
             for method, operation in item.items()
         }
 
-    async def call(self, call: str, token: str | None) -> httpx2.Response:
+    async def call(self, call: str, token: str | None, **more_headers: str) -> httpx2.Response:
         """Try a call on something that is not there, with an empty body where it takes one."""
         method, path = call.split()
         for name in ("customerId", "transactionId", "notificationId"):
             path = path.replace(f"{{{name}}}", "usr_00000000000000000000000000")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"Authorization": f"Bearer {token}", **more_headers} if token else more_headers
         body: dict[str, str] | None = {} if "requestBody" in self.operations()[call] else None
         async with self.http.stream(method, path, headers=headers, json=body) as answer:
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
@@ -232,6 +232,16 @@ EVERY_CALL = {
     Reason.SERVICE_UNAVAILABLE,
     Reason.TIMEOUT,
 }
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_client_that_takes_only_json_gets_it(running: Running, call: str) -> None:
+    """All but the pages that are no JSON."""
+    pages = {"GET /docs", "GET /metrics", "GET /notification/stream"}
+
+    answer = await running.call(call, running.tokens[Role.ADMIN], Accept="application/json")
+
+    assert (answer.status_code == 406) == (call in pages)
 
 
 @pytest.mark.parametrize("call", CALLS)

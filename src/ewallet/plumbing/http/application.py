@@ -117,7 +117,7 @@ def _operation_id(handler: HTTPRouteHandler, _method: Method, _path: list[str | 
 def _as_in_contract(document: dict[str, Any]) -> dict[str, Any]:
     """Litestar's document with the contract's spelling: ``/wallet/{customerId}``, and bounds that are whole numbers."""
     paths = {
-        _PATH_PARAMETER.sub(lambda found: _camel_case(found[0]), path): _with_path_parameters(item)
+        _PATH_PARAMETER.sub(lambda found: _camel_case(found[0]), path): _operations(item)
         for path, item in document["paths"].items()
     }
     spelled: dict[str, Any] = _with_whole_numbers({**document, "paths": paths})
@@ -127,14 +127,18 @@ def _as_in_contract(document: dict[str, Any]) -> dict[str, Any]:
 _PATH_PARAMETER = re.compile(r"{\w+}")
 
 
-def _with_path_parameters(item: dict[str, Any]) -> dict[str, Any]:
-    """The operations of a path with the names of its parameters spelled as in the path."""
-    return {
-        method: {**operation, "parameters": [_spelled(parameter) for parameter in operation["parameters"]]}
-        if "parameters" in operation
-        else operation
-        for method, operation in item.items()
-    }
+def _operations(item: dict[str, Any]) -> dict[str, Any]:
+    """The operations of a path, their path parameters spelled as in the path, each summed up by its own first line."""
+    return {method: _operation(operation) for method, operation in item.items()}
+
+
+def _operation(operation: dict[str, Any]) -> dict[str, Any]:
+    spelled = dict(operation)
+    if "parameters" in operation:
+        spelled["parameters"] = [_spelled(parameter) for parameter in operation["parameters"]]
+    if "description" in operation:
+        spelled["summary"] = operation["description"].partition("\n\n")[0].rstrip(".")
+    return spelled
 
 
 def _spelled(parameter: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.enums import RequestEncodingType
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import BodyKwarg, HeaderParameter, ParameterKwarg, QueryParameter
 from litestar.utils import get_enum_string_value
 
@@ -172,7 +172,7 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
             raise Refused(Refusal(Reason.UNSUPPORTED_MEDIA_TYPE, f"The body must be sent as Content-Type: {needed}."))
     accept = request.headers.get("accept")
     if accept is not None and accept != "*/*":
-        _check_acceptable(accept, handler.opt.get(_PRODUCES) or (get_enum_string_value(handler.media_type),))
+        _check_acceptable(accept, _produced(handler))
 
 
 def _check_query(request: Request[Any, Any, Any], known: frozenset[str]) -> None:
@@ -183,6 +183,12 @@ def _check_query(request: Request[Any, Any, Any], known: frozenset[str]) -> None
             raise Refused(invalid(name, f"{name!r} is not a parameter of this endpoint{expected}."))
         if given.count(name) > 1:
             raise Refused(invalid(name, f"{name!r} is given more than once."))
+
+
+def _produced(handler: HTTPRouteHandler) -> Sequence[str]:
+    """The media types in which a handler answers; Litestar leaves JSON unsaid where a handler builds its response."""
+    several: Sequence[str] = handler.opt.get(_PRODUCES, ())
+    return several or (get_enum_string_value(handler.media_type) or "application/json",)
 
 
 def _check_acceptable(accept: str, produced: Sequence[str]) -> None:
