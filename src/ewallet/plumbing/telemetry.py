@@ -69,8 +69,16 @@ def configure_logging(level: str, log_format: str) -> None:
         else structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
-    # Libraries use the standard logging; only what needs a person's eye comes through.
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    # Only what needs a person's eye comes through from libraries.
+    logging.basicConfig(level=logging.WARNING, handlers=[_FromLibraries()], force=True)
+
+
+class _FromLibraries(logging.Handler):
+    """Gives what libraries say through the standard logging the form of our own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {"exc_info": record.exc_info} if record.exc_info else {}
+        structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, **fields)
 
 
 def _render_json(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> bytes:
