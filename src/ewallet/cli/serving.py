@@ -165,8 +165,9 @@ def _announce(settings: Settings, listener: socket.socket, databases: Sequence[s
     lines.show_header = False
     lines.add_row("API", address)
     if tuple(databases) == SERVICES:
-        lines.add_row("try it", f"{address}/docs, or `{_program()} demo` in another terminal")
+        lines.add_row("docs", f"{address}/docs")
         lines.add_row("health", f"{address}/health/ready")
+        lines.add_row("demo", f"{_program()} demo, in another terminal")
     lines.add_row("data", str(settings.data_folder.absolute()))
     lines.add_row("stop", "Ctrl-C")
     output = standard_output()
