@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx2
 import pytest
@@ -11,7 +12,7 @@ from ewallet.gateway.client import Backend, HttpBackend
 from ewallet.gateway.domain import SERVICES, STREAMS
 from ewallet.plumbing.http.streams import EndingStreams
 from tests.servers.mariadb import free_port
-from tests.support.gateway import SmallService, bearer, client_of, direct_backends, new_gateway
+from tests.support.gateway import SmallService, ask, bearer, client_of, direct_backends, new_gateway
 from tests.support.notification import serving
 
 
@@ -156,6 +157,21 @@ async def test_a_service_that_is_silent_is_a_timeout(small_service: SmallService
         small_service.go_on.set()
 
     assert (answer.status_code, answer.json()["type"]) == (504, "/problems/timeout")
+
+
+@pytest.mark.parametrize("path", ["/payment/\x7f", "/payment/é", "/payment/#a"])
+async def test_an_address_that_is_none_is_the_client_s_mistake(path: str) -> None:
+    """Most servers refuse it before; not every one does."""
+    door = HttpBackend("payment", "http://127.0.0.1:1")
+    gateway = new_gateway(dict(direct_backends(SmallService())) | {"payment": door})
+
+    async def empty_body() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    status, problem = await ask(gateway, "GET", path, headers=bearer(), receive=empty_body)
+
+    assert (status, problem["type"]) == (400, "/problems/malformed-request")
+    await door.close()
 
 
 async def test_the_document_waits_for_services_that_are_down() -> None:

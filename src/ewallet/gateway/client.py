@@ -8,7 +8,7 @@ import httpx2
 import msgspec
 from litestar.types import ASGIApp, HTTPScope, Receive, ReceiveMessage, Send
 
-from ewallet.kernel.errors import OutcomeUnknown, Overloaded
+from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused
 from ewallet.plumbing.http.problems import REQUEST_ID_SCOPE_KEY
 
 CONNECTIONS = 1000
@@ -125,9 +125,17 @@ class HttpBackend:
             raise OutcomeUnknown(f"{self._service}: {type(error).__name__}") from error
 
     def _url(self, scope: HTTPScope) -> httpx2.URL:
-        """The same address, byte by byte: decoding and encoding again could change what it means."""
+        """The same address, byte by byte: decoding and encoding again could change what it means.
+
+        Refused: it has bytes that no address may have.
+        """
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
-        return self._client.base_url.copy_with(raw_path=scope["raw_path"] + query)
+        try:
+            return self._client.base_url.copy_with(raw_path=scope["raw_path"] + query)
+        except (httpx2.InvalidURL, UnicodeDecodeError) as error:
+            raise Refused(
+                Refusal(Reason.MALFORMED_REQUEST, "The address has characters that must be encoded.")
+            ) from error
 
 
 async def _get(client: httpx2.AsyncClient, path: str) -> tuple[int, Any]:
