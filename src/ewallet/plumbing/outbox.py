@@ -176,6 +176,14 @@ class Relay:
             return 0
         return await self._settle(rows, {failed.event_id: failed.error for failed in undeliverable})
 
+    async def release(self) -> None:
+        """Let another relay take over at once, after the last round of this one."""
+        if self._lease_until == 0:
+            return
+        self._lease_until = 0
+        with suppress(OutcomeUnknown):  # then the lease runs out by itself
+            await self._database.writing(lambda tx: self._leases.release(tx, LEASE_NAME, self._owner))
+
     async def _settle(self, rows: Sequence[Row[Any]], errors: dict[str, str]) -> int:
         now = self._clock()
         dead = await self._database.writing(lambda tx: self._outbox.settle(tx, rows, errors, now))

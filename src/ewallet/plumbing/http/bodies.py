@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Generator
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from litestar.dto import AbstractDTO, DTOFieldDefinition
@@ -22,8 +22,6 @@ _NAMED_FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
 class StrictBody(AbstractDTO[Any]):
     """Litestar's hook for reading a body: used for every handler with a ``data`` argument."""
 
-    _types: ClassVar[dict[str, Any]] = {}
-
     def decode_bytes(self, value: bytes) -> Any:
         """Read a JSON body as the type of the handler's ``data``."""
         return read_json(value, self._type)
@@ -34,14 +32,13 @@ class StrictBody(AbstractDTO[Any]):
 
     @property
     def _type(self) -> Any:
-        return self._types[str(self.asgi_connection.route_handler.handler_id)]
+        return self.asgi_connection.route_handler.parsed_fn_signature.parameters["data"].annotation
 
     @classmethod
     def create_for_field_definition(
         cls, field_definition: FieldDefinition, handler_id: str, backend_cls: Any = None
     ) -> None:
-        """Remember the type of a handler's body."""
-        cls._types[handler_id] = field_definition.annotation
+        """Nothing to prepare: the struct is used as it is."""
 
     @classmethod
     def create_openapi_schema(
