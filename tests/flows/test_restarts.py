@@ -15,6 +15,7 @@ from tests.conftest import Backend
 from tests.support.platform import People, User, Way, payment, platform, wait_until
 
 MAXIMUM_RECOVERY_SECONDS = 10
+MAXIMUM_NOTIFICATION_SECONDS = 3  # far below the ten of a relay's lease
 PAYERS = 8
 PAYMENTS_BEFORE_THE_KILL = 40
 
@@ -39,6 +40,25 @@ def test_ctrl_c_stops_cleanly_and_a_second_start_finds_the_data_within_three_sec
         assert people.log_in(customer.user_id, customer.email, customer.password).available() == 40_00
         assert seconds < 3, f"the second start took {seconds:.1f} s"
         running.stop()
+
+
+def test_after_a_restart_people_are_notified_as_promptly_as_before(
+    fresh_databases: FreshDatabases, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with platform("together", fresh_databases("sqlite"), tmp_path) as running:
+        running.start()
+        people = People(running.address, http)
+        customer, merchant = people.customer(with_amount=50_00), people.merchant()
+        customer.answer("POST", "/payment/initiate", payment(merchant, 10_00))
+        merchant.notified_of("payment.succeeded")
+        running.stop()
+        running.start()
+
+        customer.answer("POST", "/payment/initiate", payment(merchant, 10_00))
+
+        wait_until(
+            lambda: len(merchant.inbox()) == 2, MAXIMUM_NOTIFICATION_SECONDS, "the merchant was not told in time"
+        )
 
 
 def test_a_service_managers_sigterm_stops_as_cleanly_as_ctrl_c(fresh_databases: FreshDatabases, tmp_path: Path) -> None:

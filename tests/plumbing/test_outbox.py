@@ -152,6 +152,21 @@ async def test_two_relays_that_are_killed_at_random_deliver_everything_once_in_e
         assert numbers == sorted(numbers)
 
 
+async def test_a_relay_that_is_stopped_lets_the_next_one_start_at_once(bench: Bench) -> None:
+    first, second = bench.relay("first"), bench.relay("second")
+    bench.add(event(1))
+    assert await first.run_once() == 1
+    bench.add(event(2))
+    assert await second.run_once() == 0
+
+    await first.release()
+
+    assert await second.run_once() == 1
+    await first.release()
+    bench.add(event(3))
+    assert await bench.relay("third").run_once() == 0, "a lease that is another's was given back"
+
+
 async def test_a_relay_whose_lease_ran_out_while_it_worked_does_no_harm(bench: Bench) -> None:
     """A stopped process wakes up and finishes what another one has already done."""
     bench.add(event(1), event(2))

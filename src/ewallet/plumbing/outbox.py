@@ -8,6 +8,7 @@ ordering key wait for it, all others pass.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
