@@ -1,48 +1,14 @@
 """The command line as a person meets it: what it prints, and how it ends."""
 
-import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ewallet import __version__
-from ewallet.cli import main
 from ewallet.plumbing.settings import documented_settings
+from tests.cli.conftest import Run
 from tests.support.platform import clean_environment
 from tests.support.platform import run_command as start_command
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Give a function that runs `ewallet ARGUMENTS` in this process, with these EWALLET_ settings and no others."""
-
-    def run_command(*arguments: str, **settings: str) -> Ended:
-        for name in [name for name in os.environ if name.startswith("EWALLET_")]:
-            monkeypatch.delenv(name)
-        for name, value in {"DATA": str(tmp_path / "data"), **settings}.items():
-            monkeypatch.setenv(f"EWALLET_{name}", value)
-        monkeypatch.setattr(sys, "argv", ["ewallet", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run_command
 
 
 def test_the_version_is_the_packages(run: Run) -> None:

@@ -39,9 +39,9 @@ class Person:
 class Platform:
     """The running platform, as a client sees it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, http: httpx2.Client) -> None:
         self._address = address
-        self._http = httpx2.Client(base_url=address, timeout=TIMEOUT_SECONDS, trust_env=False)
+        self._http = http
 
     def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, token: str = ""
@@ -80,7 +80,12 @@ class Platform:
 
 def demonstrate(settings: Settings, url: str) -> None:
     """Run the demo; Stopped at the first step that does not go as it should."""
-    platform = Platform(url.rstrip("/") or settings.gateway_url)
+    address = url.rstrip("/") or settings.gateway_url
+    with httpx2.Client(base_url=address, timeout=TIMEOUT_SECONDS, trust_env=False) as http:
+        _tell(Platform(address, http), settings)
+
+
+def _tell(platform: Platform, settings: Settings) -> None:
     ada, bookshop = _register_both(platform)
     staff_token = _staff_token(platform, settings)
     _credit(platform, ada, staff_token)
