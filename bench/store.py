@@ -15,7 +15,7 @@ import ewallet.notification.app
 import ewallet.payment.app
 import ewallet.wallet.app
 from bench.people import FUNDS
-from ewallet.cli.serving import SWITCH_SECONDS
+from ewallet.cli.serving import tune_interpreter
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import system_clock
 from ewallet.payment.messages import InitiatePayment
@@ -92,7 +92,7 @@ def main(folder: str, customers: str, seconds: str) -> None:
     configure_logging("error", "json")
     for service in SERVICES:
         migrate(service, settings.database_url(service))
-    sys.setswitchinterval(SWITCH_SECONDS)
+    tune_interpreter()
     rate = uvloop.run(payments_per_second(settings, customers=int(customers), seconds=int(seconds)))
     print(json.dumps({"per_second": rate}))
 

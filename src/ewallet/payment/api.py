@@ -12,6 +12,7 @@ from ewallet.kernel.errors import Reason, Refusal, Refused, invalid, unwrap
 from ewallet.payment.domain import PaymentStatus
 from ewallet.payment.messages import AuditTrail, InitiatePayment, Payment, PaymentHistory, PaymentList
 from ewallet.payment.service import PaymentService
+from ewallet.plumbing.http.answers import JsonAnswer
 from ewallet.plumbing.http.contract import (
     DEFAULT_LIMIT,
     EVERYONE,
@@ -74,7 +75,7 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
         if isinstance(answered.answer, Refusal):
             problem: Response[Any] = problem_response(request, answered.answer, headers)
             return problem
-        return Response(answered.answer, headers=headers)
+        return JsonAnswer(answered.answer, headers=headers)
 
     @get("/payment", **protected(EVERYONE))
     async def list_payments(

@@ -10,6 +10,7 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from ewallet.kernel.caller import Role
 from ewallet.kernel.errors import Reason, Refusal, unwrap
+from ewallet.plumbing.http.answers import JsonAnswer
 from ewallet.plumbing.http.contract import (
     DEFAULT_LIMIT,
     EVERYONE,
@@ -215,4 +216,4 @@ def _moved(request: Request[Any, Any, Any], moved: Moved) -> Response[MoneyMoved
     if isinstance(moved.answer, Refusal):
         problem: Response[Any] = problem_response(request, moved.answer, headers)
         return problem
-    return Response(moved.answer, headers=headers)
+    return JsonAnswer(moved.answer, headers=headers)
