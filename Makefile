@@ -35,7 +35,7 @@ demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
 
 .PHONY: test
 test: $(DEV_INSTALLED) mariadb curl check ## Run every check and every test, with coverage
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov --numprocesses auto --dist loadfile
 
 .PHONY: bench
 bench: $(RUN_INSTALLED) wrk ## Measure payments per second beside two ceilings

@@ -131,7 +131,11 @@ async def test_a_refused_payment_is_kept_explained_audited_and_told(
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("payee", [STRANGER, CUSTOMER, "usr_nobody", "fees", "cash"])
+@pytest.mark.parametrize(
+    "payee",
+    [STRANGER, CUSTOMER, "usr_nobody", "fees", "cash"],
+    ids=["a customer", "oneself", "nobody", "the platform's fees", "the platform's cash"],
+)
 async def test_who_is_no_merchant_cannot_be_paid(
     database: Database, service: PaymentService, wallet: MemoryWallet, payee: str
 ) -> None:
