@@ -128,7 +128,16 @@ def data_of(event: str, **changes: Any) -> dict[str, Any]:
 def test_each_recipient_reads_what_happened_from_the_own_side(
     event: str, recipient: str, title: str, body: str
 ) -> None:
-    assert render(event, data_of(event), recipient) == Text(title, body)
+    assert render(event, data_of(event), [recipient]) == {recipient: Text(title, body)}
+
+
+def test_all_recipients_of_an_event_read_it_in_their_own_words_whatever_their_order() -> None:
+    texts = render("payment.succeeded", payment(), [PAYEE, PAYER, PAYEE])
+
+    assert {recipient: text.title for recipient, text in texts.items()} == {
+        PAYEE: "You received 12.25 USD",
+        PAYER: "You paid 12.50 USD",
+    }
 
 
 def test_every_event_of_the_contract_has_words_and_no_other() -> None:
@@ -136,30 +145,30 @@ def test_every_event_of_the_contract_has_words_and_no_other() -> None:
 
 
 def test_a_payment_without_a_reference_does_not_mention_one() -> None:
-    assert render("payment.succeeded", payment(reference=None), PAYER).body == "To usr_payee."
+    assert render("payment.succeeded", payment(reference=None), [PAYER])[PAYER].body == "To usr_payee."
 
 
 def test_an_unknown_failure_is_told_in_its_own_words() -> None:
-    text = render("payment.failed", payment(failureReason="SOMETHING_ELSE"), PAYER)
+    text = render("payment.failed", payment(failureReason="SOMETHING_ELSE"), [PAYER])[PAYER]
 
     assert "something else" in text.body
 
 
 def test_who_would_pay_himself_reads_it_as_the_payer() -> None:
-    text = render("payment.failed", payment(merchantId=PAYER), PAYER)
+    text = render("payment.failed", payment(merchantId=PAYER), [PAYER])[PAYER]
 
     assert text.title == "Your payment of 12.50 USD failed"
 
 
 def test_text_of_others_is_never_taken_for_a_template() -> None:
-    text = render("payment.succeeded", payment(reference="{amount} {0} %s"), PAYER)
+    text = render("payment.succeeded", payment(reference="{amount} {0} %s"), [PAYER])[PAYER]
 
     assert text.body == "To usr_payee for {amount} {0} %s."
 
 
 @given(amount=st.integers(1, 10**15), currency=st.sampled_from(sorted(DECIMALS)))
 def test_amounts_are_exact_in_every_currency(amount: int, currency: str) -> None:
-    text = render("payment.refunded", payment(amount=amount, currency=currency), PAYER)
+    text = render("payment.refunded", payment(amount=amount, currency=currency), [PAYER])[PAYER]
 
     assert text.title == f"You got {Money(amount, currency)} back"
 
@@ -167,12 +176,12 @@ def test_amounts_are_exact_in_every_currency(amount: int, currency: str) -> None
 @pytest.mark.parametrize("event", sorted(CONTRACT))
 def test_who_has_no_part_in_an_event_is_not_told(event: str) -> None:
     with pytest.raises(Unrenderable, match="no part"):
-        render(event, data_of(event), STRANGER)
+        render(event, data_of(event), [STRANGER])
 
 
 def test_the_merchant_named_in_a_wallet_event_has_no_part_in_it() -> None:
     with pytest.raises(Unrenderable, match="no part"):
-        render("wallet.credited", wallet(merchantId=PAYEE), PAYEE)
+        render("wallet.credited", wallet(merchantId=PAYEE), [PAYEE])
 
 
 @pytest.mark.parametrize(
@@ -191,9 +200,9 @@ def test_the_merchant_named_in_a_wallet_event_has_no_part_in_it() -> None:
 )
 def test_data_that_the_words_need_and_lack_is_named(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(Unrenderable, match=named):
-        render("payment.succeeded", payment(**changes), PAYER)
+        render("payment.succeeded", payment(**changes), [PAYER])
 
 
 def test_an_unknown_event_is_named() -> None:
     with pytest.raises(Unrenderable, match=r"payment\.exploded"):
-        render("payment.exploded", payment(), PAYER)
+        render("payment.exploded", payment(), [PAYER])

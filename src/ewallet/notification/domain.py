@@ -1,6 +1,6 @@
 """How an event is put into words for each person who has a part in it. Pure, and the same words every time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -102,16 +102,18 @@ _FAILURES = {
 }
 
 
-def render(event: str, data: Mapping[str, Any], recipient: str) -> Text:
-    """Put an event into words for one recipient, a user id.
+def render(event: str, data: Mapping[str, Any], recipients: Iterable[str]) -> dict[str, Text]:
+    """Put an event into words for its recipients, by their user ids.
 
     Unrenderable: unknown event, a recipient without a part in it, or data that the words need and lack.
     """
     if event not in EVENTS:
         raise Unrenderable(f"there are no words for the event {event!r}")
-    text = _TEXTS[event, _part(event, data, recipient)]
     words = _Words(data)
-    return Text(text.title.format_map(words), text.body.format_map(words))
+    texts = {recipient: _TEXTS[event, _part(event, data, recipient)] for recipient in recipients}
+    return {
+        recipient: Text(text.title.format_map(words), text.body.format_map(words)) for recipient, text in texts.items()
+    }
 
 
 def _part(event: str, data: Mapping[str, Any], recipient: str) -> Part:
@@ -123,15 +125,22 @@ def _part(event: str, data: Mapping[str, Any], recipient: str) -> Part:
     raise Unrenderable(f"{recipient!r} has no part in this {event}")
 
 
-class _Words(dict[str, Any]):
-    """An event's data as the words that a text asks for."""
+class _Words(dict[str, str]):
+    """The words that texts ask for, made of an event's data; each is made once, however many texts use it."""
 
-    def __getitem__(self, name: str) -> str:
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = data
+
+    def __missing__(self, name: str) -> str:
+        word = self[name] = self._word(name)
+        return word
+
+    def _word(self, name: str) -> str:
         match name:
             case "amount" | "fee" | "netAmount" | "available":
                 return self._money(name)
             case "purpose":
-                return f" for {self._text('reference')}" if self.get("reference") is not None else ""
+                return f" for {self._text('reference')}" if self._data.get("reference") is not None else ""
             case "failureReason":
                 reason = self._text(name)
                 return _FAILURES.get(reason, reason.replace("_", " ").lower())
@@ -141,13 +150,13 @@ class _Words(dict[str, Any]):
                 return self._text(name)
 
     def _money(self, name: str) -> str:
-        amount, currency = self.get(name), self._text("currency")
+        amount, currency = self._data.get(name), self._text("currency")
         if type(amount) is not int or currency not in DECIMALS:
             raise Unrenderable(f"{name!r} is no amount of money")
         return str(Money(amount, currency))
 
     def _text(self, name: str) -> str:
-        text = self.get(name)
+        text = self._data.get(name)
         if not isinstance(text, str) or not text:
             raise Unrenderable(f"{name!r} is missing")
         return text

@@ -125,21 +125,18 @@ def _add(tx: Connection, events: Sequence[Sequence[store.NewNotification]]) -> S
 def _notifications(event: Event) -> list[store.NewNotification]:
     """The notifications of one event, the same ones every time. Unrenderable: it cannot be put into words."""
     data = encode(event.data).decode()
-    notifications = []
-    for recipient in dict.fromkeys(event.recipients):
-        text = render(event.name, event.data, recipient)
-        notifications.append(
-            store.NewNotification(
-                id=derived_id("ntf", event.id, recipient),
-                user_id=recipient,
-                event=event.name,
-                title=text.title,
-                body=text.body,
-                data=data,
-                created_at=event.occurred_at,
-            )
+    return [
+        store.NewNotification(
+            id=derived_id("ntf", event.id, recipient),
+            user_id=recipient,
+            event=event.name,
+            title=text.title,
+            body=text.body,
+            data=data,
+            created_at=event.occurred_at,
         )
-    return notifications
+        for recipient, text in render(event.name, event.data, event.recipients).items()
+    ]
 
 
 def _starting_place(tx: Connection, user_id: str, after: str | None) -> int | None:
