@@ -9,10 +9,10 @@ import pytest
 SCRIPT = """
 import logging
 import structlog
-from ewallet.plumbing.telemetry import configure_logging
+from ewallet.plumbing.telemetry import configure_logging, request_in_hand
 
 configure_logging("info", "{log_format}")
-structlog.contextvars.bind_contextvars(request_id="req_1")
+request_in_hand.set("req_1")
 log = structlog.get_logger()
 log.debug("too quiet to be heard")
 log.info("paid", amount=1250, password="hunter2", refresh_token="hunter2", Authorization="hunter2")

@@ -7,12 +7,15 @@ fields whose names say that they are secret.
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
+
+from ewallet.kernel.clock import rfc3339, system_clock
 
 REQUESTS = Counter("ewallet_requests_total", "Answered requests.", ["service", "method", "route", "status"])
 REQUEST_SECONDS = Histogram(
@@ -40,6 +43,10 @@ PAYMENTS = Counter("ewallet_payments_total", "Payments that came to an outcome."
 PAYMENTS_RECOVERED = Counter("ewallet_payments_recovered_total", "Payments finished by recovery.", ["status"])
 WORKER_ERRORS = Counter("ewallet_worker_errors_total", "Rounds of background work that failed.", ["worker"])
 
+request_in_hand: ContextVar[str | None] = ContextVar("request_in_hand", default=None)
+"""The id of the request that is being served, for its log lines. structlog's own variables cost twice as much: it looks
+through all variables of the context for each line."""
+
 # Whatever is logged gets onto the line, if need be as its representation.
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
@@ -57,9 +64,9 @@ def configure_logging(level: str, log_format: str) -> None:
     )
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _add_request_id,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _add_timestamp,
             _blank_secrets,
             *renderers,
         ],
@@ -79,6 +86,18 @@ class _FromLibraries(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         fields = {"exc_info": record.exc_info} if record.exc_info else {}
         structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, **fields)
+
+
+def _add_request_id(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    request_id = request_in_hand.get()
+    if request_id is not None:
+        fields["request_id"] = request_id
+    return fields
+
+
+def _add_timestamp(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    fields["timestamp"] = rfc3339(system_clock())
+    return fields
 
 
 def _render_json(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> bytes:

@@ -26,7 +26,7 @@ from ewallet.plumbing.http.problems import (
     refusal_of,
 )
 from ewallet.plumbing.json import encode
-from ewallet.plumbing.telemetry import REQUEST_SECONDS, REQUESTS
+from ewallet.plumbing.telemetry import REQUEST_SECONDS, REQUESTS, request_in_hand
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id = state[REQUEST_ID_SCOPE_KEY] = self._request_id(state["headers"])
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request_in_hand.set(request_id)
         answer = _Answer(send, request_id)
         started = time.perf_counter()
         try:
@@ -67,7 +67,7 @@ class Edge:
                 await send_problem(state, answer.send, refusal_of(error))
         finally:
             self._report(state, answer.status, time.perf_counter() - started)
-            structlog.contextvars.clear_contextvars()
+            request_in_hand.set(None)
 
     def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         given = [value for name, value in headers if name == b"x-request-id"]
