@@ -97,10 +97,9 @@ def client_address(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     return address_of(request.scope, request.app.state.trusted_proxies)
 
 
-async def _admit_role(request: Request[Any, Any, Any]) -> Caller:
+async def _admit_role(request: Request[Any, Any, Any], token: str | None) -> Caller:
     """The bearer of a valid token with one of the endpoint's roles."""
     verifier: Verifier = request.app.state.verifier
-    token = bearer_token(request.headers.getall("authorization", []))
     principal = await verifier.verify(token) if token else None
     if principal is None:
         raise Refused(INVALID_TOKEN)
@@ -109,9 +108,8 @@ async def _admit_role(request: Request[Any, Any, Any]) -> Caller:
     return Caller(principal.subject, principal.role, request_id_of(request))
 
 
-async def _admit_service(request: Request[Any, Any, Any]) -> Caller:
+async def _admit_service(request: Request[Any, Any, Any], token: str | None) -> Caller:
     """Another service of ours, shown by the shared secret."""
-    token = bearer_token(request.headers.getall("authorization", []))
     service = verify_internal(token, request.app.state.internal_secret) if token else None
     if service is None:
         raise Refused(INVALID_TOKEN)
@@ -158,19 +156,19 @@ def _body_media_type(handler: BaseRouteHandler) -> str | None:
 
 async def check_request(request: Request[Any, Any, Any]) -> None:
     """Litestar ``before_request`` hook: who may not call stops here, and nothing unknown is silently ignored."""
-    handler = request.route_handler
+    handler, headers = request.route_handler, request.headers
     admit = handler.opt.get(_ADMIT)
     if admit is not None:
-        request.scope["user"] = await admit(request)
+        request.scope["user"] = await admit(request, bearer_token(headers.getall("authorization", [])))
     query = request.scope["query_string"]
     if query:
         _check_query(request, _query_parameters(handler))
     needed = _body_media_type(handler)
     if needed is not None:
-        given = request.headers.get("content-type", "")
+        given = headers.get("content-type", "")
         if given.partition(";")[0].strip().lower() != needed:
             raise Refused(Refusal(Reason.UNSUPPORTED_MEDIA_TYPE, f"The body must be sent as Content-Type: {needed}."))
-    accept = request.headers.get("accept")
+    accept = headers.get("accept")
     if accept is not None and accept != "*/*":
         _check_acceptable(accept, _produced(handler))
 
