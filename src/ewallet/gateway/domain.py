@@ -41,6 +41,10 @@ _FOR_MACHINES = ("/health/", "/metrics")
 """Asked by load balancers and Prometheus, which must not lose to a client from the same address."""
 
 
+REMEMBERED_ROUTES = 1024
+"""Most requests go to few addresses: the routes of the latest are kept, at most 8 MB with addresses of full length."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a request goes and what it must pass before."""
@@ -51,6 +55,7 @@ class Route:
     limited: bool
 
 
+@lru_cache(REMEMBERED_ROUTES)
 def route_of(method: str, path: str) -> Route | None:
     """The route of a request, or None where there is nothing at this address.
 
