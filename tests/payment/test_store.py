@@ -20,6 +20,7 @@ from ewallet.plumbing.audit import AuditRecord
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.migrations import version_table
 from tests.support.payment import CUSTOMER, MERCHANT, NOW, STRANGER, payment_database
+from tests.support.plumbing import before_each_statement
 
 LEASE = NOW + 5_000_000
 REFUSED = Failure(Reason.INSUFFICIENT_FUNDS, "The balance is too small.")
@@ -197,12 +198,12 @@ def test_a_key_taken_after_we_looked_leads_to_the_winner(mariadb_url: str) -> No
     with payment_database(mariadb_url) as database, payment_database(mariadb_url) as other_process:
         winner, loser, bystander = payment("key"), payment("key"), payment()
 
-        @event.listens_for(database._writer, "before_cursor_execute")
-        def win_before_the_insert(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        def win_before_the_insert(statement: str, _parameters: Sequence[Any]) -> None:
             if statement.startswith("INSERT INTO payment_payments") and not found(other_process, winner):
                 create(other_process, winner)
 
-        assert create(database, loser, bystander) == [winner, bystander]
+        with before_each_statement(database, win_before_the_insert):
+            assert create(database, loser, bystander) == [winner, bystander]
         assert found(database, loser) == {}
         assert history(database, bystander) == [(1, "PENDING")]
 
@@ -324,21 +325,23 @@ def test_no_statement_reads_the_whole_table(sqlite_url: str) -> None:
     """Each must find its rows by an index, however many payments there are."""
     statements: list[tuple[str, Any]] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+    def note(statement: str, parameters: Sequence[Any]) -> None:
         if statement.startswith(("SELECT", "UPDATE")):
-            statements.append((statement, parameters))
+            statements.append((statement, tuple(parameters)))
 
     def plan(tx: Connection) -> list[str]:
         steps = [tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values) for sql, values in statements]
         return [step.detail for rows in steps for step in rows]
 
     with payment_database(sqlite_url) as database:
-        event.listen(database._writer, "before_cursor_execute", note)
-        event.listen(database._reader, "before_cursor_execute", note)
+        for engine in (database._writer, database._reader):
+            event.listen(engine, "before_cursor_execute", lambda *call: note(call[2], call[3]))
         first = payment("key")
-        create(database, first, payment())
-        settle(database, settled(first, None, NOW))
-        settle(database, settled(first, None, NOW))
+        with before_each_statement(database, note):
+            create(database, first, payment())
+            create(database, first)
+            settle(database, settled(first, None, NOW))
+            settle(database, settled(first, None, NOW))
         found(database, first)
         page(database, customer_id=CUSTOMER, since=NOW)
         page(database, merchant_id=MERCHANT, until=NOW)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Column, Connection, MetaData, delete, event, select, text
+from sqlalchemy import Column, Connection, MetaData, delete, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ewallet.plumbing.database import Database
@@ -17,7 +17,7 @@ from ewallet.plumbing.schema import (
     table,
     upsert_rows,
 )
-from tests.support.plumbing import make_tables, opened
+from tests.support.plumbing import before_each_statement, make_tables, opened
 
 metadata = MetaData()
 things = table(
@@ -89,9 +89,8 @@ def test_columns_that_are_not_named_get_their_defaults(database: Database) -> No
 
 def test_a_batch_is_a_handful_of_statements_whatever_its_size(database: Database) -> None:
     statements: list[str] = []
-    event.listen(database._writer, "before_cursor_execute", lambda *call: statements.append(call[2]))
-
-    database.transact(lambda tx: insert_rows(tx, things, rows(256)))
+    with before_each_statement(database, lambda statement, _parameters: statements.append(statement)):
+        database.transact(lambda tx: insert_rows(tx, things, rows(256)))
 
     assert sum(statement.startswith("INSERT") for statement in statements) == 1
 

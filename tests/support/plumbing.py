@@ -1,10 +1,13 @@
 """A database of either kind with tables that belong to no service."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import MetaData
+import pytest
+from sqlalchemy import Connection, MetaData
 
+from ewallet.plumbing import statements
 from ewallet.plumbing.database import Database, open_database
 
 
@@ -21,6 +24,21 @@ def opened(url: str) -> Iterator[Database]:
 def make_tables(url: str, metadata: MetaData) -> None:
     with opened(url) as database:
         database.transact(metadata.create_all)
+
+
+@contextmanager
+def before_each_statement(database: Database, call: Callable[[str, Sequence[Any]], None]) -> Iterator[None]:
+    """Call with the text and the values of each statement that the writer runs past SQLAlchemy, just before it does."""
+    run = statements.run
+
+    def call_first(tx: Connection, statement: str, parameters: Sequence[Any] = ()) -> statements.Outcome:
+        if tx.engine is database._writer:
+            call(statement, parameters)
+        return run(tx, statement, parameters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statements, "run", call_first)
+        yield
 
 
 class ManualClock:

@@ -4,8 +4,8 @@ import asyncio
 import random
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from ewallet.plumbing.database import open_database
 from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import GroupPosted, GroupRefused, MoneyMoved, MoveMoney, OpenWallet, TransferKind
 from ewallet.wallet.service import WalletService
+from tests.support.plumbing import before_each_statement
 from tests.support.wallet import (
     ADMIN,
     ALICE,
@@ -51,21 +52,17 @@ def meeting_before(statement: str, services: Two) -> Iterator[None]:
     SQLite has one writer at a time: the first waits in vain for the second, and goes on.
     """
     barrier = threading.Barrier(2)
-    engines = [service._database._writer for service in services]
 
-    def wait(*arguments: Any) -> None:
-        if arguments[2].startswith(statement):
+    def wait(running: str, _parameters: Sequence[Any]) -> None:
+        if running.startswith(statement):
             with suppress(threading.BrokenBarrierError):
                 barrier.wait(0.5 if services[0]._database.dialect == "sqlite" else 10)
             barrier.abort()
 
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", wait)
-    try:
+    with ExitStack() as stack:
+        for service in services:
+            stack.enter_context(before_each_statement(service._database, wait))
         yield
-    finally:
-        for engine in engines:
-            event.remove(engine, "before_cursor_execute", wait)
 
 
 async def test_200_debits_of_10_from_100_exactly_ten_succeed(two_wallets: Two) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Connection, Index, MetaData, Row, UniqueConstraint, select, update
 
 from ewallet.kernel.errors import Refusal, not_found
+from ewallet.plumbing import statements
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, LONG_TEXT, SHORT_TEXT, insert_rows, table
 
 metadata = MetaData()
@@ -57,12 +58,12 @@ def add(tx: Connection, notifications: Sequence[NewNotification]) -> None:
     """Store those that are not stored yet, in their order; the head row is locked until the transaction ends."""
     if not notifications:
         return
-    sequence = tx.execute(select(inbox_head.c.sequence).with_for_update()).scalar_one()
+    (sequence,) = statements.lock_head(tx, inbox_head, "sequence")
     by_id = {notification.id: notification for notification in notifications}
-    known = set(tx.execute(select(inbox.c.id).where(inbox.c.id.in_(by_id))).scalars())
+    known = {row[0] for row in statements.rows_in(tx, inbox, "id", by_id, columns=("id",))}
     new = [notification for notification in by_id.values() if notification.id not in known]
     insert_rows(tx, inbox, [(place, *fields, None) for place, fields in enumerate(new, sequence + 1)])
-    tx.execute(update(inbox_head).values(sequence=sequence + len(new)))
+    statements.set_head(tx, inbox_head, sequence=sequence + len(new))
 
 
 def page(tx: Connection, user_id: str, *, unread: bool | None, before: int | None, limit: int) -> Sequence[Row[Any]]:

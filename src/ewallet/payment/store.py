@@ -19,7 +19,6 @@ from sqlalchemy import (
     Select,
     UniqueConstraint,
     and_,
-    bindparam,
     or_,
     select,
     update,
@@ -29,6 +28,7 @@ from sqlalchemy.exc import IntegrityError
 from ewallet.kernel.errors import Reason
 from ewallet.kernel.ids import new_id
 from ewallet.payment.domain import Failure, Payment, PaymentStatus
+from ewallet.plumbing import statements
 from ewallet.plumbing.audit import AuditLog
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.leases import Leases
@@ -138,16 +138,9 @@ def _verdict_of(payment: Payment) -> tuple[str, str, str]:
     return (payment.status, failure.reason.code if failure else "", failure.detail if failure else "")
 
 
-_settle = (
-    update(payments)
-    .where(_columns.id.in_(bindparam("ids", expanding=True)), _columns.status == PaymentStatus.PENDING)
-    .values(
-        status=bindparam("to_status"),
-        version=_columns.version + 1,
-        failure_reason=bindparam("reason"),
-        failure_detail=bindparam("detail"),
-        updated_at=bindparam("at"),
-    )
+_SETTLE = (
+    "UPDATE payment_payments SET status = ?, version = version + 1, failure_reason = ?, failure_detail = ?,"
+    " updated_at = ? WHERE status = ? AND id IN "
 )
 
 
@@ -156,17 +149,10 @@ def _move(tx: Connection, group: Sequence[Payment]) -> set[str]:
     ids = {payment.id for payment in group}
     example = group[0]
     failure = example.failure
-    changed = tx.execute(
-        _settle,
-        {
-            "ids": sorted(ids),
-            "to_status": example.status,
-            "reason": failure.reason.code if failure else None,
-            "detail": failure.detail if failure else None,
-            "at": example.updated_at,
-        },
-    )
-    if changed.rowcount == len(ids):
+    listed = statements.in_list(ids)
+    reason, detail = (failure.reason.code, failure.detail) if failure else (None, None)
+    values = (example.status, reason, detail, example.updated_at, PaymentStatus.PENDING, *listed)
+    if statements.run(tx, _SETTLE + statements.marks(len(listed)), values).changed == len(ids):
         return ids
     # Whoever moves a payment writes its history in the same transaction; ours is not written yet.
     return ids - set(
@@ -223,19 +209,14 @@ def claim(tx: Connection, payment: Payment, *, lease: int, until: int) -> bool:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-# Statements that every batch runs are built once: building one costs three times as much as running it.
-_by_id = select(payments).where(_columns.id.in_(bindparam("ids", expanding=True)))
-_by_identity = select(payments).where(_columns.identity.in_(bindparam("identities", expanding=True)))
-
-
 def find(tx: Connection, ids: Collection[str]) -> list[Payment]:
     """Payments by their ids, in no order; unknown ids are left out."""
-    return [_payment(row) for row in tx.execute(_by_id, {"ids": sorted(ids)})] if ids else []
+    return [_payment(row) for row in tx.execute(select(payments).where(_columns.id.in_(ids)))] if ids else []
 
 
 def find_by_identity(tx: Connection, identities: Collection[str]) -> list[Payment]:
     """Payments by their identities, in no order; unknown ones are left out."""
-    return [_payment(row) for row in tx.execute(_by_identity, {"identities": sorted(identities)})] if identities else []
+    return find(tx, [row[0] for row in statements.rows_in(tx, payments, "identity", identities, columns=("id",))])
 
 
 def page(

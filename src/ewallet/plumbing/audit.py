@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, Connection, Index, MetaData, Row, bindparam, insert, select, update
+from sqlalchemy import Column, Connection, Index, MetaData, Row, insert, select
 
 from ewallet.kernel.caller import Caller
+from ewallet.plumbing import statements
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, insert_rows, table
 
 CHAIN_START = "0" * 64
@@ -70,10 +71,6 @@ class AuditLog:
             Column("hash", IDENTIFIER, nullable=False),
         )
 
-        # Built once: building them for every batch costs more than running them.
-        self._locked_head = select(self.head.c.sequence, self.head.c.hash).with_for_update()
-        self._set_head = update(self.head).values(sequence=bindparam("sequence"), hash=bindparam("hash"))
-
     def start_chain(self, tx: Connection) -> None:
         """Write the head row of an empty chain; part of the first migration, so that it can always be locked."""
         tx.execute(insert(self.head).values(chain=0, sequence=0, hash=CHAIN_START))
@@ -82,7 +79,7 @@ class AuditLog:
         """Append records in one statement; the head row is locked until the transaction ends."""
         if not records:
             return
-        sequence, last_hash = tx.execute(self._locked_head).one()
+        sequence, last_hash = statements.lock_head(tx, self.head, "sequence", "hash")
         rows = []
         for record in records:
             sequence += 1
@@ -99,7 +96,7 @@ class AuditLog:
             last_hash = chained_hash(last_hash, fields)
             rows.append((*fields, last_hash))
         insert_rows(tx, self.records, rows)
-        tx.execute(self._set_head, {"sequence": sequence, "hash": last_hash})
+        statements.set_head(tx, self.head, sequence=sequence, hash=last_hash)
 
     def find(
         self, tx: Connection, *, subject: str | None, request_id: str | None, before: int | None, limit: int

@@ -15,6 +15,8 @@ from sqlalchemy.dialects.sqlite import INTEGER as SQLITE_INTEGER
 from sqlalchemy.dialects.sqlite import TEXT as SQLITE_TEXT
 from sqlalchemy.types import TypeEngine
 
+from ewallet.plumbing import statements
+
 IDENTIFIER_LENGTH = 64
 
 IDENTIFIER: TypeEngine[str] = (
@@ -109,7 +111,7 @@ def _write_rows(
     while start < len(rows):
         size = _chunk(dialect, len(rows) - start)
         chunk = rows[start : start + size]
-        tx.exec_driver_sql(_statement(dialect, into, columns, update, size), tuple(chain.from_iterable(chunk)))
+        statements.run(tx, _statement(dialect, into, columns, update, size), tuple(chain.from_iterable(chunk)))
         start += size
 
 
@@ -122,10 +124,8 @@ def _chunk(dialect: str, left: int) -> int:
 @lru_cache(maxsize=2048)
 def _statement(dialect: str, into: Table, columns: tuple[str, ...], update: tuple[str, ...], rows: int) -> str:
     quoted = [f'"{name}"' if dialect == "sqlite" else f"`{name}`" for name in columns]
-    mark = "?" if dialect == "sqlite" else "%s"
-    row = f"({', '.join([mark] * len(columns))})"
     into_columns = f"{into.name} ({', '.join(quoted)})"
-    insert = f"INSERT INTO {into_columns} VALUES {', '.join([row] * rows)}"  # noqa: S608  # names are ours, values are bound
+    insert = f"INSERT INTO {into_columns} VALUES {', '.join([statements.marks(len(columns))] * rows)}"  # noqa: S608  # names are ours, values are bound
     if not update:
         return insert
     if dialect == "sqlite":

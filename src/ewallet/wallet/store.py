@@ -7,7 +7,6 @@ database needs to answer.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -18,13 +17,13 @@ from sqlalchemy import (
     MetaData,
     Row,
     Select,
-    Table,
     UniqueConstraint,
     literal,
     select,
     union_all,
 )
 
+from ewallet.plumbing import statements
 from ewallet.plumbing.audit import AuditLog
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.outbox import Outbox
@@ -203,43 +202,46 @@ class NewTransfer:
 
 def lock_wallets(tx: Connection, owners: Collection[str]) -> dict[str, Wallet]:
     """Lock wallets in the order of their owners; always before accounts."""
-    rows = _rows_in(tx, wallets, "owner", owners, tail=_locked(tx, "owner"))
-    return {row.owner: Wallet(row.owner, row.role, Status(row.status), row.created_at, row.updated_at) for row in rows}
+    rows = statements.rows_in(tx, wallets, "owner", owners, lock=True)
+    return {
+        owner: Wallet(owner, role, Status(status), created_at, updated_at)
+        for owner, role, status, created_at, updated_at in rows
+    }
 
 
 def lock_accounts(tx: Connection, ids: Collection[str]) -> dict[str, Account]:
     """Lock accounts in the order of their ids: two batches that meet can wait for each other, but never in a ring."""
-    return {row[0]: Account(*row) for row in _rows_in(tx, accounts, "id", ids, tail=_locked(tx, "id"))}
+    return {row[0]: Account(*row) for row in statements.rows_in(tx, accounts, "id", ids, lock=True)}
 
 
 def account_ids_of(tx: Connection, owners: Collection[str]) -> list[str]:
     """The accounts of owners whose wallets are locked, so that none can be added meanwhile."""
-    return [row.id for row in _rows_in(tx, accounts, "owner", owners)]
+    return [row[0] for row in statements.rows_in(tx, accounts, "owner", owners, columns=("id",))]
 
 
 def roles_of(tx: Connection, owners: Collection[str]) -> dict[str, str]:
     """The roles of those owners that have a wallet."""
-    return {row.owner: row.role for row in _rows_in(tx, wallets, "owner", owners)}
+    return dict(statements.rows_in(tx, wallets, "owner", owners, columns=("owner", "role")))
 
 
 def groups_by_id(tx: Connection, ids: Collection[str]) -> dict[str, StoredGroup]:
     """The outcomes of those orders that are known already."""
-    return {row[0]: StoredGroup(*row) for row in _rows_in(tx, groups, "id", ids)}
+    return {row[0]: StoredGroup(*row) for row in statements.rows_in(tx, groups, "id", ids)}
 
 
 def keys_by_id(tx: Connection, ids: Collection[str]) -> dict[str, StoredKey]:
     """Those idempotency keys that are known already."""
-    return {row[0]: StoredKey(*row) for row in _rows_in(tx, keys, "id", ids)}
+    return {row[0]: StoredKey(*row) for row in statements.rows_in(tx, keys, "id", ids)}
 
 
 def holds_by_id(tx: Connection, ids: Collection[str]) -> dict[str, Hold]:
     """Holds; the locks on their accounts guard them too."""
-    return {row[0]: _hold(row) for row in _rows_in(tx, holds, "id", ids)}
+    return {row[0]: _hold(row) for row in statements.rows_in(tx, holds, "id", ids)}
 
 
 def taken_transfer_ids(tx: Connection, ids: Collection[str]) -> set[str]:
     """Those ids that a transfer has already."""
-    return {row[0] for row in _rows_in(tx, transfers, "id", ids, columns=("id",))}
+    return {row[0] for row in statements.rows_in(tx, transfers, "id", ids, columns=("id",))}
 
 
 def holds_due(tx: Connection, now: int, limit: int) -> list[Hold]:
@@ -253,49 +255,11 @@ def holds_due(tx: Connection, now: int, limit: int) -> list[Hold]:
     return [_hold(row) for row in tx.execute(query)]
 
 
-def _hold(row: Row[Any]) -> Hold:
-    return Hold(
-        row.id,
-        row.debit_account,
-        row.credit_account,
-        row.amount,
-        row.currency,
-        HoldState(row.state),
-        row.expires_at,
-        row.updated_at,
-    )
-
-
-def _locked(tx: Connection, order: str) -> str:
-    """On SQLite the whole file is locked from the transaction's beginning."""
-    return f" ORDER BY {order}" if tx.dialect.name == "sqlite" else f" ORDER BY {order} FOR UPDATE"
-
-
-def _rows_in(
-    tx: Connection,
-    source: Table,
-    key: str,
-    wanted: Collection[str],
-    *,
-    columns: tuple[str, ...] = (),
-    tail: str = "",
-) -> Sequence[Any]:
-    """The rows whose ``key`` is among those wanted."""
-    # Ids are ASCII: what is not is nobody's, and MySQL would refuse even to look for it.
-    values = sorted(filter(str.isascii, wanted))
-    if not values:
-        return ()
-    size = 1 << (len(values) - 1).bit_length()
-    # The last value is repeated up to a power of two: few different statements, each prepared once.
-    values += values[-1:] * (size - len(values))
-    names = columns or tuple(source.columns.keys())
-    mark = "?" if tx.dialect.name == "sqlite" else "%s"
-    return tx.exec_driver_sql(_select_in(source.name, names, key, mark, size) + tail, tuple(values)).all()
-
-
-@lru_cache(maxsize=512)
-def _select_in(table_name: str, columns: tuple[str, ...], key: str, mark: str, size: int) -> str:
-    return f"SELECT {', '.join(columns)} FROM {table_name} WHERE {key} IN ({', '.join([mark] * size)})"  # noqa: S608  # names of ours; values are bound
+def _hold(row: Sequence[Any]) -> Hold:
+    """A hold by its row, in the order of the table's columns."""
+    hold = Hold(*row)
+    hold.state = HoldState(hold.state)
+    return hold
 
 
 # --- writing what a batch has decided -----------------------------------------------------------------------------
