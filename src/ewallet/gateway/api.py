@@ -19,8 +19,9 @@ from ewallet.gateway.messages import ProblemPage, Readiness
 from ewallet.gateway.service import GatewayService
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused, kind_of, status_of
 from ewallet.plumbing.http.addresses import TrustedProxies, address_of, forwarded_chain, peer_of
+from ewallet.plumbing.http.bodies import read_body
 from ewallet.plumbing.http.contract import accepts, public
-from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES, send_problem, too_large
+from ewallet.plumbing.http.edge import send_problem
 from ewallet.plumbing.http.operations import Live, metrics_page, status_of_state
 from ewallet.plumbing.http.problems import EXPLANATIONS, REQUEST_ID_SCOPE_KEY, TITLES, refusal_of
 
@@ -80,7 +81,7 @@ class Front:
         body = None
         try:
             async with asyncio.timeout(self._seconds) as limit:
-                body = await _read_body(receive)
+                body = await read_body(receive)  # so that a service never waits for a slow client
                 if route.stream:
                     limit.reschedule(None)
                 await self._backends[route.service].forward(self._rewritten(scope, body), body, receive, answer.send)
@@ -130,20 +131,6 @@ def _state(scope: HTTPScope) -> dict[str, Any]:
 
 def _authorization(scope: HTTPScope) -> list[str]:
     return [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
-
-
-async def _read_body(receive: Receive) -> bytes:
-    """The whole body, so that a service never waits for a slow client. Refused: too large, or not complete."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Refused(Refusal(Reason.MALFORMED_REQUEST, "The body ended before it was complete."))
-        body += message["body"]
-        if len(body) > MAXIMUM_BODY_BYTES:
-            raise Refused(too_large())
-        if not message["more_body"]:
-            return bytes(body)
 
 
 # --- the gateway's own pages --------------------------------------------------------------------------------------

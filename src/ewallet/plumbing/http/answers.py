@@ -19,6 +19,11 @@ class JsonAnswer(Response[Content]):
     the profile of a payment. This one is encoded and sent.
     """
 
+    def __init__(self, content: Content, headers: Mapping[str, str]) -> None:
+        # All that is needed of a response here; Litestar sets six more attributes, which costs 2 µs.
+        self.content = content
+        self.headers = dict(headers)
+
     def to_asgi_response(self, *_: Any, status_code: int | None = None, **__: Any) -> ASGIResponse:
         """What sends the answer; whatever else is configured for an endpoint does not apply to it."""
         return _Encoded(encode(self.content), status_code or 200, self.headers)

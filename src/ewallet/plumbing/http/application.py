@@ -17,9 +17,8 @@ from litestar.types.internal_types import PathParameterDefinition
 
 from ewallet import __version__
 from ewallet.plumbing.http.addresses import TrustedProxies
-from ewallet.plumbing.http.bodies import StrictBody
+from ewallet.plumbing.http.bodies import PlainRequest, StrictBody
 from ewallet.plumbing.http.contract import BASIC, BEARER, check_request
-from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.http.operations import Check, operations
 from ewallet.plumbing.http.problems import render_error
 from ewallet.plumbing.json import encode
@@ -66,11 +65,11 @@ def service_application(
         route_handlers=[*routes, *(operations(ready) if ready else ())],
         lifespan=list(lifespan),
         state=State({"verifier": verifier, "internal_secret": internal_secret, "trusted_proxies": trusted_proxies}),
+        request_class=PlainRequest,
         dto=StrictBody,
         return_dto=None,
         before_request=check_request,
         exception_handlers={Exception: render_error},
-        request_max_body_size=MAXIMUM_BODY_BYTES,
         openapi_config=_openapi(name),
         logging_config=None,
         debug=False,

@@ -6,11 +6,14 @@ from collections.abc import Generator
 from typing import Any, TypeVar
 
 import msgspec
+from litestar import Request
 from litestar.dto import AbstractDTO, DTOFieldDefinition
 from litestar.openapi.spec import Reference, Schema
+from litestar.types import Receive
 from litestar.typing import FieldDefinition
 
 from ewallet.kernel.errors import FieldError, Reason, Refusal, Refused
+from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES, too_large
 
 Body = TypeVar("Body")
 
@@ -65,6 +68,30 @@ class StrictBody(AbstractDTO[Any]):
     def detect_nested_field(cls, field_definition: FieldDefinition) -> bool:
         """No nested models are derived."""
         return False
+
+
+class PlainRequest(Request[Any, Any, Any]):
+    """Litestar's request with a shorter way to its body: the one through its generators costs 5 µs more."""
+
+    __slots__ = ()
+
+    async def body(self) -> bytes:
+        """The whole body, for which Litestar asks once; see :func:`read_body`."""
+        return await read_body(self.receive)
+
+
+async def read_body(receive: Receive) -> bytes:
+    """A request's whole body. Refused: ``content-too-large``, or ``malformed-request`` where it is not complete."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Refused(Refusal(Reason.MALFORMED_REQUEST, "The body ended before it was complete."))
+        body += message["body"]
+        if len(body) > MAXIMUM_BODY_BYTES:
+            raise Refused(too_large())
+        if not message["more_body"]:
+            return bytes(body)
 
 
 def read_json(body: bytes, body_type: type[Body]) -> Body:
