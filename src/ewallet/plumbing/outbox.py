@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import Column, Connection, MetaData, Row, delete, select, update
+from sqlalchemy import Column, Connection, MetaData, Row, select, update
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded
+from ewallet.plumbing import statements
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, LONG_TEXT, insert_rows, table
@@ -135,8 +136,9 @@ class Outbox:
             [(row.sequence, row.event_id, row.payload, errors[row.event_id], now) for row in dead],
         )
         put_off = {row.sequence for row in failed} - {row.sequence for row in dead}
-        gone = [row.sequence for row in rows if row.sequence not in put_off]
-        tx.execute(delete(self.events).where(self.events.c.sequence.in_(gone)))
+        gone = statements.in_list(row.sequence for row in rows if row.sequence not in put_off)
+        if gone:
+            statements.run(tx, f"DELETE FROM {self.events.name} WHERE sequence IN {statements.marks(len(gone))}", gone)  # noqa: S608  # names of ours; values are bound
         return len(dead)
 
 
