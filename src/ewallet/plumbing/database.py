@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from ewallet.kernel.errors import OutcomeUnknown
+from ewallet.plumbing import statements
 
 Result = TypeVar("Result")
 
@@ -210,7 +211,7 @@ def _sqlite_engine(url: URL, *, writer: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # IMMEDIATE takes the write lock at once: a transaction that reads first and writes later could not be upgraded.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+        statements.run(connection, "BEGIN IMMEDIATE" if writer else "BEGIN")
 
     return engine
 
