@@ -44,20 +44,23 @@ class NotificationService:
 
     async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
         """Tell each recipient of each event once, however often it is handed over; see ``NotificationClient``."""
-        outcomes = await asyncio.gather(*(self._take(event) for event in events))
-        return [outcome for outcome in outcomes if outcome is not None]
-
-    async def _take(self, event: Event) -> Undeliverable | None:
-        try:
-            notifications = _notifications(event)
-            await self._batcher.submit(notifications)
-        except Unrenderable as error:
-            return Undeliverable(event.id, str(error))
-        except DBAPIError as error:
-            # The database refuses only what the sender should never have written, an id too long for example.
-            return Undeliverable(event.id, str(error.orig))
-        self.listeners.wake(notification.user_id for notification in notifications)
-        return None
+        undeliverable: list[Undeliverable] = []
+        taken: list[tuple[Event, asyncio.Future[None]]] = []
+        for event in events:
+            try:
+                taken.append((event, self._batcher.enqueue(_notifications(event))))
+            except Unrenderable as error:
+                undeliverable.append(Undeliverable(event.id, str(error)))
+        outcomes = await asyncio.gather(*(stored for _, stored in taken), return_exceptions=True)
+        for (event, _), outcome in zip(taken, outcomes, strict=True):
+            if outcome is None:
+                self.listeners.wake(event.recipients)
+            elif isinstance(outcome, DBAPIError):
+                # The database refuses only what the sender should never have written, an id too long for example.
+                undeliverable.append(Undeliverable(event.id, str(outcome.orig)))
+            else:
+                raise outcome  # whoever handed the events over does so again, and nobody is told twice
+        return undeliverable
 
     async def inbox(
         self, caller: Caller, *, unread: bool | None, limit: int, cursor: str | None
