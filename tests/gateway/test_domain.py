@@ -27,7 +27,7 @@ from ewallet.kernel.errors import InvariantBroken
         ("POST", "/auth/register", "auth", True),
         ("POST", "/auth/login", "auth", True),
         ("POST", "/auth/login/", "auth", True),
-        ("GET", "/auth/login", "auth", False),
+        ("GET", "/auth/login", "auth", True),
         ("GET", "/auth/me", "auth", False),
         ("GET", "/auth/verify", "auth", True),
         ("POST", "/auth/clients", "auth", False),

@@ -146,6 +146,7 @@ def test_every_event_of_the_contract_has_words_and_no_other() -> None:
 
 def test_a_payment_without_a_reference_does_not_mention_one() -> None:
     assert render("payment.succeeded", payment(reference=None), [PAYER])[PAYER].body == "To usr_payee."
+    assert render("payment.succeeded", payment(reference=""), [PAYER])[PAYER].body == "To usr_payee."
 
 
 def test_an_unknown_failure_is_told_in_its_own_words() -> None:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from ewallet.kernel.caller import Role
-from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal, Refused
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Reason, Refusal, Refused
 from ewallet.payment import messages, store
 from ewallet.payment.domain import FeeSchedule
 from ewallet.payment.service import Answered, PaymentService
 from ewallet.payment.worker import Recovery
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.outbox import Event
+from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupRefused
 from tests.support.payment import (
     ADMIN,
     CUSTOMER,
@@ -306,6 +307,25 @@ async def test_an_unknown_outcome_is_a_timeout_and_never_a_failure(
     assert raised.value.refusal.members == {"transactionId": payment.transaction_id}
     assert payment.status == "PENDING"
     assert refused(await service.initiate(caller(), order(), "key")).reason is Reason.REQUEST_IN_PROGRESS
+
+
+@ON_SQLITE
+async def test_an_order_that_the_wallet_knows_differently_never_fails_a_payment(
+    database: Database, wallet: MemoryWallet
+) -> None:
+    """The money has moved under the same id, perhaps by another release: a failure would be told to both sides."""
+    service = payment_service(database, wallet, request_seconds=0.1)
+    wallet.always = another_order
+
+    with pytest.raises(InvariantBroken, match="another order"):
+        await service.initiate(caller(), order(), "key")
+
+    [payment] = await all_payments(service)
+    assert payment.status == "PENDING"
+
+
+def another_order(_wallet: MemoryWallet, order: GroupOrder) -> GroupOutcome:
+    return GroupRefused(id=order.id, reason=Reason.IDEMPOTENCY_KEY_REUSED, detail="it exists with a different amount")
 
 
 @pytest.mark.parametrize(("fault", "moved_before"), [(request_lost, 0), (reply_lost, 1000), (no_room, 0)])

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import Clock, system_clock
+from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing import tokens
 from ewallet.plumbing.tokens import (
     AUDIENCE,
@@ -192,6 +193,35 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(monkeypatch: pytest.Mo
 
     assert await checking.verify(signed({"kid": "key-2"}, key=OTHER_KEY)) is not None
     assert await checking.verify(signed(jti="old key, new token")) is not None
+
+
+async def test_a_withdrawn_key_is_believed_for_a_minute_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key is withdrawn when it has been stolen: tokens that it signed, and those it will sign, must end."""
+    keys = Keys()
+    checking = verifier(keys)
+    assert await checking.verify(signed()) is not None
+    keys.keys = {"key-2": OTHER_KEY.public_key()}
+    monkeypatch.setattr(tokens, "KEYS_LIFETIME_SECONDS", -1)
+    monkeypatch.setattr(tokens, "KEYS_REFRESH_SECONDS", -1)
+
+    assert await checking.verify(signed()) is None
+    assert await checking.verify(signed(jti="made after the theft")) is None
+
+
+async def test_known_keys_stay_in_use_while_auth_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{KEY_ID: KEY.public_key()}])
+
+    async def fetch_once() -> PublicKeys:
+        for answer in answers:
+            return answer
+        raise OutcomeUnknown("auth is down")
+
+    checking = Verifier(fetch_once, system_clock)
+    assert await checking.verify(signed()) is not None
+    monkeypatch.setattr(tokens, "KEYS_LIFETIME_SECONDS", -1)
+    monkeypatch.setattr(tokens, "KEYS_REFRESH_SECONDS", -1)
+
+    assert await checking.verify(signed(jti="another")) is not None
 
 
 async def test_a_flood_of_unknown_key_ids_does_not_become_a_flood_of_questions() -> None:

@@ -51,7 +51,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 class RefreshToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """The secret that continues a session, or ends it."""
 
-    refresh_token: Annotated[str, Meta(min_length=1, max_length=128)]
+    refresh_token: str
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -66,7 +66,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class TokenToValidate(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """An access token that somebody wants to know about."""
 
-    token: Annotated[str, Meta(min_length=1, max_length=4096)]
+    token: str
 
 
 class TokenStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -36,7 +36,7 @@ from ewallet.auth.messages import (
 from ewallet.kernel.caller import Caller, Role, platform
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason, Refusal, invalid, not_found
-from ewallet.kernel.ids import new_id
+from ewallet.kernel.ids import is_id, new_id
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
@@ -523,6 +523,8 @@ class AuthService:
         Not limited as logins are: there is no guessing 256 random bits. A wrong secret of a known client is worth a
         record, because it may have been stolen and replaced.
         """
+        if not is_id(client_id, "cli"):  # MySQL would find "cli_… " too, and the token would be somebody else's
+            return INVALID_CREDENTIALS
         expected = await self._database.reading(lambda tx: store.client_secret_hash(tx, client_id))
         if expected is None:
             return INVALID_CREDENTIALS

@@ -34,6 +34,9 @@ _PUBLIC = frozenset(
 )
 """What the services answer to anyone; a test compares it with their OpenAPI documents."""
 
+_PUBLIC_PATHS = frozenset(path for _, path in _PUBLIC)
+"""With another method they go to their service as well, which says which methods there are."""
+
 STREAMS = frozenset({"/notification/stream"})
 """Answers without an end, to which no time limit applies."""
 
@@ -65,10 +68,9 @@ def route_of(method: str, path: str) -> Route | None:
     service = _SERVICE_BY_FIRST_SEGMENT.get(path[1:].partition("/")[0])
     if service is None or _is_ambiguous(path):
         return None
-    asked = "GET" if method == "HEAD" else method
     return Route(
         service=service,
-        public=service == GATEWAY or method == "OPTIONS" or (asked, path.rstrip("/")) in _PUBLIC,
+        public=service == GATEWAY or method == "OPTIONS" or path.rstrip("/") in _PUBLIC_PATHS,
         stream=path.rstrip("/") in STREAMS,
         limited=not path.startswith(_FOR_MACHINES),
     )

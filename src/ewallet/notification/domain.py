@@ -140,7 +140,7 @@ class _Words(dict[str, str]):
             case "amount" | "fee" | "netAmount" | "available":
                 return self._money(name)
             case "purpose":
-                return f" for {self._text('reference')}" if self._data.get("reference") is not None else ""
+                return f" for {self._text('reference')}" if self._data.get("reference") else ""
             case "failureReason":
                 reason = self._text(name)
                 return _FAILURES.get(reason, reason.replace("_", " ").lower())

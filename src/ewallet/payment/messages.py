@@ -11,8 +11,10 @@ Amount = Annotated[
     int, Meta(ge=MINIMUM_AMOUNT, le=MAXIMUM_AMOUNT, description="minor units: 12500 with USD is 125.00 US dollars")
 ]
 Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN, description="ISO 4217 code")]
-MerchantId = Annotated[str, Meta(pattern="^[!-~]{1,64}$", description="the merchant's user id")]
-Reference = Annotated[str, Meta(max_length=255, description="the customer's own, for example an order number")]
+MerchantId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}(?![\s\S])", description="the merchant's user id")]
+Reference = Annotated[
+    str, Meta(min_length=1, max_length=255, description="the customer's own, for example an order number")
+]
 Description = Annotated[str, Meta(max_length=500)]
 MetadataKey = Annotated[str, Meta(max_length=40)]
 MetadataValue = Annotated[str, Meta(max_length=500)]

@@ -23,7 +23,16 @@ from sqlalchemy import Connection, Row
 
 from ewallet.kernel.caller import Caller, Role, platform
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
-from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused, invalid, not_found
+from ewallet.kernel.errors import (
+    InvariantBroken,
+    OutcomeUnknown,
+    Overloaded,
+    Reason,
+    Refusal,
+    Refused,
+    invalid,
+    not_found,
+)
 from ewallet.kernel.ids import ID_PATTERN, derived_id, is_id, new_id
 from ewallet.kernel.money import is_currency
 from ewallet.payment import domain, messages, store
@@ -463,6 +472,9 @@ def _failure(outcome: GroupOutcome) -> domain.Failure | None:
     match outcome:
         case GroupPosted():
             return None
+        case GroupRefused(reason=Reason.IDEMPOTENCY_KEY_REUSED):
+            # The id is ours alone, so this is no verdict on the payment: the money may have moved. It stays PENDING.
+            raise InvariantBroken(f"the wallet knows another order by our id: {outcome.detail}")
         case GroupRefused():
             return domain.Failure(outcome.reason, outcome.detail)
     assert_never(outcome)

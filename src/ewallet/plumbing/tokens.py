@@ -15,6 +15,7 @@ from jwt.types import Options
 
 from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
+from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 
 ISSUER = "ewallet"
 AUDIENCE = "ewallet"
@@ -27,6 +28,9 @@ REMEMBERED_TOKENS = 20_000
 
 KEYS_REFRESH_SECONDS = 5
 """A flood of tokens with unknown key ids asks for the keys no more often than this."""
+
+KEYS_LIFETIME_SECONDS = 60
+"""A key that auth has withdrawn is believed no longer than this."""
 
 INTERNAL_AUDIENCE = "ewallet-internal"
 INTERNAL_SECONDS = 60
@@ -63,10 +67,16 @@ class Verifier:
         self._clock = clock
         self._keys: PublicKeys = {}
         self._keys_fetched = float("-inf")
+        self._keys_tried = float("-inf")
         self._known: dict[str, Principal] = {}
 
     async def verify(self, token: str) -> Principal | None:
-        """Whom the token stands for, or None where it is forged, expired or not ours."""
+        """Whom the token stands for, or None where it is forged, expired or not ours.
+
+        OutcomeUnknown, Overloaded: the keys are needed and cannot be fetched.
+        """
+        if time.monotonic() - self._keys_fetched > KEYS_LIFETIME_SECONDS:
+            await self._refresh_keys()
         principal = self._known.get(token)
         if principal is None:
             principal = await self._verify_signature(token)
@@ -94,9 +104,24 @@ class Verifier:
         if not isinstance(key_id, str):
             return None
         if key_id not in self._keys and time.monotonic() - self._keys_fetched > KEYS_REFRESH_SECONDS:
-            self._keys = await self._fetch_keys()
-            self._keys_fetched = time.monotonic()
+            await self._refresh_keys()
         return self._keys.get(key_id)
+
+    async def _refresh_keys(self) -> None:
+        """Fetch the keys; while auth cannot be reached, those that are known stay in use."""
+        now = time.monotonic()
+        if now - self._keys_tried < KEYS_REFRESH_SECONDS and self._keys:
+            return
+        self._keys_tried = now
+        try:
+            keys = await self._fetch_keys()
+        except (OutcomeUnknown, Overloaded):
+            if not self._keys:
+                raise
+            return
+        if keys.keys() != self._keys.keys():
+            self._known.clear()
+        self._keys, self._keys_fetched = keys, now
 
 
 def _principal(token: str, key: EllipticCurvePublicKey) -> Principal | None:

@@ -12,7 +12,7 @@ from ewallet.kernel.money import CURRENCY_PATTERN, MAXIMUM_AMOUNT, MINIMUM_AMOUN
 
 Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN, description="ISO 4217 code")]
 Amount = Annotated[int, Meta(ge=MINIMUM_AMOUNT, le=MAXIMUM_AMOUNT, description="minor units")]
-CustomerId = Annotated[str, Meta(pattern="^[!-~]+$", max_length=64)]
+CustomerId = Annotated[str, Meta(pattern=r"^[!-~]+(?![\s\S])", max_length=64)]
 # The last part refuses a line break at the end, which `$` alone would let pass.
 Reference = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+(?![\s\S])", max_length=255)]
 Text = Annotated[str, Meta(min_length=1, max_length=500)]
@@ -45,7 +45,7 @@ class MovementType(StrEnum):
 # --- orders of other services: a group of transfers, all or none ------------------------------------------------
 
 
-class TransferOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class TransferOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """One transfer of a group. Accounts are named by :func:`wallet_account`, :func:`fees_account` and the like.
 
     ``credit_role``: where set, the credited account must exist and belong to an owner of that role, else the group is

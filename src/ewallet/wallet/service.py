@@ -7,7 +7,6 @@ writes what was decided with a handful of statements (:class:`_Batch`). A refusa
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count, zip_longest
 from typing import Annotated, Any, assert_never
 
 import msgspec
@@ -255,7 +254,7 @@ class _Batch:
         stored = self.groups.get(order.id)
         if stored is None:
             return _outcome(self._decide_group(order))
-        if (name := _differing_name(stored.body, _group_body(order), _group_names())) is not None:
+        if (name := _differing_name(stored.body, _group_body(order), _GROUP_NAMES)) is not None:
             detail = f"{order.id} exists with a different {name}."
             return GroupRefused(id=order.id, reason=Reason.IDEMPOTENCY_KEY_REUSED, detail=detail)
         return _outcome(stored)
@@ -641,20 +640,16 @@ _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(list[Any]).decode
 _decode_moved = msgspec.json.Decoder(MoneyMoved).decode
 
-_TRANSFER_NAMES = tuple(TransferOrder.__struct_fields__)
+_GROUP_NAMES = ("transaction_id", "reference", "description", "transfers")
 _MOVEMENT_NAMES = ("type", "customerId", "amount", "currency", "description")
 
 
 def _group_body(order: GroupOrder) -> bytes:
-    """The order without who asked, which a repetition by the recovery may change."""
-    transfers = chain.from_iterable(msgspec.structs.astuple(each) for each in order.transfers)
-    return _encode((order.transaction_id, order.reference, order.description, *transfers))
+    """The order without who asked, which a repetition by the recovery may change.
 
-
-def _group_names() -> Iterator[str]:
-    yield from ("transaction_id", "reference", "description")
-    for number in count():
-        yield from (f"transfers[{number}].{name}" for name in _TRANSFER_NAMES)
+    A transfer's defaults are left out: a field that a later release adds must not make an old order another one.
+    """
+    return _encode((order.transaction_id, order.reference, order.description, order.transfers))
 
 
 def _movement_body(movement: Movement) -> bytes:
@@ -662,12 +657,21 @@ def _movement_body(movement: Movement) -> bytes:
     return _encode((movement.type, request.customer_id, request.amount, request.currency, request.description))
 
 
-def _differing_name(stored: str, wanted: bytes, names: Iterator[str] | Sequence[str]) -> str | None:
+def _differing_name(stored: str, wanted: bytes, names: Sequence[str]) -> str | None:
     """The name of the first value in which an order differs from the stored one, or None where they are equal."""
     if stored.encode() == wanted:
         return None
-    pairs = zip_longest(_decode_body(stored), _decode_body(wanted), fillvalue=msgspec.UNSET)
-    return next((name for name, (before, after) in zip(names, pairs, strict=False) if before != after), "body")
+    before, after = (dict(_named_values(names, _decode_body(body))) for body in (stored, wanted))
+    return next((name for name in before | after if before.get(name) != after.get(name)), "body")
+
+
+def _named_values(names: Sequence[str], body: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in zip(names, body, strict=True):
+        if isinstance(value, list):
+            for number, transfer in enumerate(value):
+                yield from ((f"{name}[{number}].{member}", each) for member, each in transfer.items())
+        else:
+            yield name, value
 
 
 def _transfer(order: TransferOrder) -> Transfer:
@@ -727,7 +731,10 @@ def _view(wallet: Wallet, accounts: Sequence[Account]) -> WalletView:
 
 
 def _reasons_against(wallet: Wallet, accounts: Sequence[Account], request: ValidateWallet) -> Iterator[Reason]:
-    """Everything that would refuse a payment of this amount out of the wallet."""
+    """Everything that would refuse a payment of this amount out of the wallet; a closed one is empty by itself."""
+    if wallet.status is Status.CLOSED:
+        yield Reason.WALLET_CLOSED
+        return
     account = next((each for each in accounts if each.currency == request.currency), None)
     if account is None:
         yield Reason.CURRENCY_MISMATCH
@@ -735,8 +742,6 @@ def _reasons_against(wallet: Wallet, accounts: Sequence[Account], request: Valid
         yield Reason.INSUFFICIENT_FUNDS
     if wallet.status is Status.FROZEN:
         yield Reason.WALLET_FROZEN
-    if wallet.status is Status.CLOSED:
-        yield Reason.WALLET_CLOSED
 
 
 def _period(start: str | None, end: str | None) -> tuple[int | None, int | None] | Refusal:

@@ -342,16 +342,14 @@ async def test_a_cursor_comes_back_as_the_position_that_it_was_made_of(client: h
     assert answer.json() == {"subject": CUSTOMER, "limit": 100, "position": [2**60, "pay_ü"], "from": "x"}
 
 
-@pytest.mark.parametrize(
-    ("given", "read"), [("key-1", "key-1"), ('"key-1"', "key-1"), ("k" * 255, "k" * 255), ('"', '"'), ('a"b', 'a"b')]
-)
+@pytest.mark.parametrize(("given", "read"), [("key-1", "key-1"), ('"key-1"', "key-1"), ("k" * 255, "k" * 255)])
 async def test_an_idempotency_key_is_read_quoted_or_bare(client: httpx2.AsyncClient, given: str, read: str) -> None:
     answer = await client.post("/things", json={"amount": 1}, headers={"Idempotency-Key": given})
 
     assert answer.json() == {"amount": 1, "key": read}
 
 
-@pytest.mark.parametrize("given", ["", '""', "two words", "k" * 256, "naïve"])
+@pytest.mark.parametrize("given", ["", '""', '"', '"open', 'shut"', 'a"b', "two words", "k" * 256, "naïve"])
 async def test_a_bad_idempotency_key_is_its_own_problem(client: httpx2.AsyncClient, given: str) -> None:
     headers = [(b"Idempotency-Key", given.encode("latin-1")), (b"Content-Type", b"application/json")]
 

@@ -128,10 +128,11 @@ def _members(value: Any) -> int:
 
 def _refuse_duplicate_keys(body: bytes) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise Refused(Refusal(Reason.MALFORMED_REQUEST, f"The body has the key {twice!r} twice."))
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise Refused(Refusal(Reason.MALFORMED_REQUEST, f"The body has the key {name!r} twice."))
+            seen.add(name)
 
     json.loads(body, object_pairs_hook=unique)
 

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
@@ -131,17 +131,23 @@ def bearer_token(values: Sequence[str]) -> str | None:
 
 
 @cache
-def _query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
-    """The names of a handler's query parameters as a client writes them."""
-    names = set()
+def _query_parameters(handler: BaseRouteHandler) -> Mapping[str, type]:
+    """The names of a handler's query parameters as a client writes them, with what their values are."""
+    types: dict[str, type] = {}
     for name, field in handler.parsed_fn_signature.parameters.items():
         parameter = field.kwarg_definition
-        if isinstance(parameter, ParameterKwarg):
-            if parameter.param_type == "query":
-                names.add(parameter.name or name)
-        elif name not in ("request", "data", "scope", "headers", "body"):
-            names.add(name)
-    return frozenset(names)
+        if isinstance(parameter, ParameterKwarg) and parameter.param_type == "query":
+            alternatives = [field.annotation, *(inner.annotation for inner in field.inner_types)]
+            types[parameter.name or name] = next((each for each in alternatives if each in _WRITTEN), str)
+    return types
+
+
+_WRITTEN: Mapping[type, tuple[re.Pattern[str], str]] = {
+    int: (re.compile(r"\d{1,9}"), "a whole number in digits"),
+    bool: (re.compile("true|false"), "true or false"),
+    str: (re.compile(r"[\s\S]*"), "a text"),
+}
+"""How a query parameter is written; Litestar itself would take ``1e1`` for 10 and ``1`` for true."""
 
 
 @cache
@@ -173,14 +179,18 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
         _check_acceptable(accept, _produced(handler))
 
 
-def _check_query(request: Request[Any, Any, Any], known: frozenset[str]) -> None:
-    given = [name for name, _ in request.query_params.multi_items()]
-    for name in given:
+def _check_query(request: Request[Any, Any, Any], known: Mapping[str, type]) -> None:
+    pairs = list(request.query_params.multi_items())
+    given = [name for name, _ in pairs]
+    for name, value in pairs:
         if name not in known:
             expected = f"; known: {', '.join(sorted(known))}" if known else ""
             raise Refused(invalid(name, f"{name!r} is not a parameter of this endpoint{expected}."))
         if given.count(name) > 1:
             raise Refused(invalid(name, f"{name!r} is given more than once."))
+        pattern, what = _WRITTEN[known[name]]
+        if not pattern.fullmatch(value):
+            raise Refused(invalid(name, f"{name!r} must be {what}."))
 
 
 def _produced(handler: HTTPRouteHandler) -> Sequence[str]:
@@ -230,11 +240,12 @@ def idempotency_key(request: Request[Any, Any, Any]) -> str | None:
     key = values[0]
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
-    if len(values) > 1 or not _VISIBLE_ASCII.match(key):
+    if len(values) > 1 or '"' in key or not _VISIBLE_ASCII.fullmatch(key):
         raise Refused(
             Refusal(
                 Reason.IDEMPOTENCY_KEY_INVALID,
-                f"Idempotency-Key must be one value of 1 to {MAXIMUM_KEY_LENGTH} visible ASCII characters.",
+                f"Idempotency-Key must be one value of 1 to {MAXIMUM_KEY_LENGTH} visible ASCII characters, "
+                "bare or in a pair of quotes.",
             )
         )
     return key
