@@ -12,8 +12,9 @@ import pytest
 import stamina
 from sqlalchemy import Column, Connection, MetaData, func, insert, select, text, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
+from ewallet.plumbing import statements
 from ewallet.plumbing.database import (
     MAXIMUM_ATTEMPTS,
     Database,
@@ -367,3 +368,16 @@ async def test_the_event_loop_goes_on_while_the_database_works(database: Databas
 
 async def test_a_ping_is_answered_by_a_database_that_is_there(database: Database) -> None:
     await database.ping()
+
+
+def test_an_error_of_the_database_does_not_repeat_the_values_that_it_was_given(database: Database) -> None:
+    """Errors are logged, and private keys and password hashes are among the values."""
+    with pytest.raises(DBAPIError) as built:
+        database.transact(
+            lambda tx: tx.execute(text("SELECT nothing FROM nowhere WHERE name = :name"), {"name": "hush"})
+        )
+    with pytest.raises(DBAPIError) as plain:
+        database.transact(lambda tx: statements.run(tx, "SELECT nothing FROM nowhere WHERE name = ?", ("hush",)))
+
+    assert "hush" not in str(built.value)
+    assert "hush" not in str(plain.value)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from ewallet import __version__
 from ewallet.cli.databases import migrate_all
 from ewallet.cli.terminal import Stopped, columns, standard_output
+from ewallet.plumbing.http.protocol import ProblemProtocol
 from ewallet.plumbing.settings import SERVICES, Settings
 from ewallet.plumbing.telemetry import configure_logging
 from ewallet.together import create_alone, create_together
@@ -71,7 +72,7 @@ def _run(settings: Settings, create: _Create, *, databases: Sequence[str], title
         config = uvicorn.Config(
             application,
             loop="uvloop",
-            http="httptools",
+            http=ProblemProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

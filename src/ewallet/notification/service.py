@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from ewallet.kernel.caller import Caller
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
@@ -18,7 +18,7 @@ from ewallet.notification.domain import Unrenderable, render
 from ewallet.notification.messages import Notification, NotificationList
 from ewallet.notification.senders import Listener, Listeners
 from ewallet.plumbing.batching import Batcher
-from ewallet.plumbing.database import Database
+from ewallet.plumbing.database import Database, DatabaseUnavailable
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.outbox import Event, Undeliverable
@@ -55,9 +55,11 @@ class NotificationService:
         for (event, _), outcome in zip(taken, outcomes, strict=True):
             if outcome is None:
                 self.listeners.wake(event.recipients)
-            elif isinstance(outcome, DBAPIError):
-                # The database refuses only what the sender should never have written, an id too long for example.
+            elif isinstance(outcome, DataError | IntegrityError):
+                # What the sender should never have written, an id too long for example. A full disk is another thing.
                 undeliverable.append(Undeliverable(event.id, str(outcome.orig)))
+            elif isinstance(outcome, DBAPIError):
+                raise DatabaseUnavailable(f"the inbox cannot be written: {type(outcome.orig).__name__}") from outcome
             else:
                 raise outcome  # whoever handed the events over does so again, and nobody is told twice
         return undeliverable

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy import Connection
 
-from ewallet.kernel.errors import OutcomeUnknown, Overloaded
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
 from ewallet.plumbing.database import Database, DatabaseUnavailable
 from ewallet.plumbing.telemetry import BATCH_SECONDS, BATCH_SIZE, QUEUE_DEPTH
 
@@ -117,7 +117,7 @@ class Gatherer(Generic[Item, Result]):
     async def _do(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()
         try:
-            outcomes = await self._run([waiting.item for waiting in batch])
+            outcomes = _one_each(await self._run([waiting.item for waiting in batch]), batch)
         except asyncio.CancelledError:
             # The loop is being shut down in the middle of a batch: whether it took effect is unknown.
             _settle(batch, [Failed(OutcomeUnknown(f"{self._name} is shutting down"))] * len(batch))
@@ -127,6 +127,12 @@ class Gatherer(Generic[Item, Result]):
         self._batch_size.observe(len(batch))
         self._batch_seconds.observe(time.perf_counter() - started)
         _settle(batch, outcomes)
+
+
+def _one_each(outcomes: Sequence[Result | Failed], batch: Sequence[object]) -> Sequence[Result | Failed]:
+    if len(outcomes) != len(batch):
+        raise InvariantBroken(f"{len(outcomes)} outcomes of {len(batch)} items")
+    return outcomes
 
 
 def _settle(batch: Sequence[_Waiting[Item, Result]], outcomes: Sequence[Result | Failed]) -> None:

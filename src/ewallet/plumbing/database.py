@@ -190,6 +190,7 @@ def _sqlite_engine(url: URL, *, writer: bool) -> Engine:
     Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     engine = create_engine(
         url,
+        hide_parameters=True,  # they would be in every error that is logged, and private keys are among them
         poolclass=QueuePool,
         pool_size=1 if writer else READER_THREADS,
         max_overflow=0,
@@ -219,6 +220,7 @@ def _sqlite_engine(url: URL, *, writer: bool) -> Engine:
 def _mysql_engine(url: URL) -> Engine:
     engine = create_engine(
         url.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"}),
+        hide_parameters=True,
         pool_size=READER_THREADS + 1,
         max_overflow=0,
         pool_recycle=1800,

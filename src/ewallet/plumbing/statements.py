@@ -43,7 +43,13 @@ def _translated(tx: Connection, error: DBAPIModule.Error, statement: str, parame
         # What cut this connection has most likely cut those that lie idle, too.
         tx.engine.dispose()
     return DBAPIError.instance(
-        statement, tuple(parameters), error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect
+        statement,
+        tuple(parameters),
+        error,
+        dialect.loaded_dbapi.Error,
+        hide_parameters=tx.engine.hide_parameters,
+        connection_invalidated=lost,
+        dialect=dialect,
     )
 
 

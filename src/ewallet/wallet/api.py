@@ -208,7 +208,7 @@ async def _outcome(service: WalletService, order: GroupOrder) -> GroupOutcome | 
         return await service.post_group(order)
     except Exception as error:  # the sender hears of it and repeats the order
         log.exception("wallet.group_failed", group=order.id)
-        return GroupUnknown(id=order.id, error=str(error))
+        return GroupUnknown(id=order.id, error=type(error).__name__)
 
 
 def _moved(request: Request[Any, Any, Any], moved: Moved) -> Response[MoneyMoved]:

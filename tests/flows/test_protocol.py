@@ -1,0 +1,32 @@
+"""What is not HTTP is answered like everything else: by a problem with a request id."""
+
+import json
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.platform import Platform
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"no http at all\r\n\r\n",
+        b"GET /auth/me HTTP/1.1\r\nHost: x\r\nno colon here\r\n\r\n",
+        b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=["noise", "a header without a colon", "two lengths"],
+)
+def test_what_cannot_be_parsed_is_a_problem_with_a_request_id(running: Platform, sent: bytes) -> None:
+    address = urlsplit(running.address)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        connection.sendall(sent)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    document = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in head
+    assert (document["type"], document["status"]) == ("/problems/malformed-request", 400)
+    assert document["requestId"].encode() in head
