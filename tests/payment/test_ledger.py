@@ -84,7 +84,7 @@ async def platform(
             await open_wallet(wallet, MERCHANT, role=Role.MERCHANT)
             line, clock = LossyWallet(wallet, random.Random(7)), HandClock()
             payment = PaymentService(
-                database, line, fees=TWO_PERCENT, clock=clock, events_added=lambda: None, request_seconds=0.2
+                database, line, fees=TWO_PERCENT, clock=clock, events_added=lambda: None, request_seconds=2.0
             )
             yield Platform(payment, wallet, line, clock, lambda: len(outbox_events(database)))
             assert payment.verify() == []

@@ -296,7 +296,7 @@ async def test_an_unclear_answer_is_asked_for_again_with_the_same_ids(
 async def test_an_unknown_outcome_is_a_timeout_and_never_a_failure(
     database: Database, wallet: MemoryWallet, fault: Fault
 ) -> None:
-    service = payment_service(database, wallet, request_seconds=0.1)
+    service = payment_service(database, wallet, request_seconds=0.5)
     wallet.always = fault
 
     with pytest.raises(Refused) as raised:
@@ -314,7 +314,7 @@ async def test_an_order_that_the_wallet_knows_differently_never_fails_a_payment(
     database: Database, wallet: MemoryWallet
 ) -> None:
     """The money has moved under the same id, perhaps by another release: a failure would be told to both sides."""
-    service = payment_service(database, wallet, request_seconds=0.1)
+    service = payment_service(database, wallet, request_seconds=0.5)
     wallet.always = another_order
 
     with pytest.raises(InvariantBroken, match="another order"):
@@ -333,7 +333,7 @@ async def test_recovery_finishes_what_was_unknown_and_the_key_finds_it(
     database: Database, wallet: MemoryWallet, fault: Fault, moved_before: int
 ) -> None:
     clock = HandClock()
-    service = payment_service(database, wallet, clock=clock, request_seconds=0.1)
+    service = payment_service(database, wallet, clock=clock, request_seconds=0.5)
     wallet.always = fault
     with pytest.raises(Refused):
         await service.initiate(caller(), order(), "key")
@@ -357,7 +357,7 @@ async def test_recovery_finishes_what_was_unknown_and_the_key_finds_it(
 
 async def left_behind(database: Database, wallet: MemoryWallet, clock: HandClock, *, money_moved: bool) -> str:
     """What a process leaves that dies after T1, or after T2: the id of the payment."""
-    dead = payment_service(database, wallet, clock=clock, request_seconds=0.05)
+    dead = payment_service(database, wallet, clock=clock, request_seconds=0.5)
     wallet.always = reply_lost if money_moved else request_lost
     with pytest.raises(Refused) as raised:
         await dead.initiate(caller(request_id="req_dead"), order(), "key")
@@ -438,7 +438,7 @@ async def test_a_payment_that_cannot_be_recovered_yet_does_not_stop_the_others(
 ) -> None:
     clock = HandClock()
     await left_behind(database, wallet, clock, money_moved=False)
-    service = payment_service(database, wallet, clock=clock, request_seconds=0.05)
+    service = payment_service(database, wallet, clock=clock, request_seconds=0.5)
     wallet.always = request_lost
     with pytest.raises(Refused):
         await service.initiate(caller(), order(amount=2000), None)

@@ -55,6 +55,8 @@ def _one_at_a_time(connection: Connection, service: str) -> Iterator[None]:
         raise DatabaseUnavailable(f"another process is still migrating the {service} database")
     try:
         yield
+        # The version row is what DDL has not committed by itself: whoever gets the lock next must see it.
+        connection.exec_driver_sql("COMMIT")
     finally:
         connection.execute(select(func.release_lock(name)))
 
