@@ -31,7 +31,7 @@ BATCH = 500
 LEASE_NAME = "outbox-relay"
 LEASE_SECONDS = 10
 MAXIMUM_ATTEMPTS = 6
-"""With the waits below an event is given up after about a minute."""
+"""With the waits below an event is given up after about half a minute."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
