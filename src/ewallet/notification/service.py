@@ -17,6 +17,7 @@ from ewallet.notification import store
 from ewallet.notification.domain import Unrenderable, render
 from ewallet.notification.messages import Notification, NotificationList
 from ewallet.notification.senders import Listener, Listeners
+from ewallet.plumbing import failpoints
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database, DatabaseUnavailable
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
@@ -124,6 +125,7 @@ class NotificationService:
 
 def _add(tx: Connection, events: Sequence[Sequence[store.NewNotification]]) -> Sequence[None]:
     store.add(tx, [notification for notifications in events for notification in notifications])
+    failpoints.reached("notification.batch.written")
     return [None] * len(events)
 
 

@@ -37,6 +37,7 @@ from ewallet.kernel.ids import ID_PATTERN, derived_id, is_id, new_id
 from ewallet.kernel.money import is_currency
 from ewallet.payment import domain, messages, store
 from ewallet.payment.domain import FeeSchedule, PaymentStatus
+from ewallet.plumbing import failpoints
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
@@ -180,6 +181,7 @@ class PaymentService:
     async def _carry_out(self, payment: domain.Payment) -> domain.Payment | Refusal:
         """The saga of one request: T1, then T2 and T3 unless the key names an earlier payment."""
         deadline = time.monotonic() + self._request_seconds
+        failpoints.reached("payment.begin.before")
         stored = await self._steps.submit(Begin(payment), deadline=deadline)
         if stored.id != payment.id:
             return _outcome_of_copy(stored, payment.request_hash)
@@ -196,13 +198,17 @@ class PaymentService:
         order, pauses = _group_order(payment), _pauses()
         while True:
             try:
-                return _failure(await self._wallet.post_group(order))
+                failpoints.reached("payment.move.before")
+                outcome = await self._wallet.post_group(order)
+                failpoints.reached("payment.move.after")
+                return _failure(outcome)
             except (OutcomeUnknown, Overloaded) as error:
                 log.debug("payment.wallet_unclear", payment=payment.id, error=str(error))
                 await asyncio.sleep(next(pauses))
 
     async def _settle(self, payment: domain.Payment, failure: domain.Failure | None, caller: Caller) -> domain.Payment:
         """T3: write the verdict down; the answer is what is stored, whoever was first."""
+        failpoints.reached("payment.settle.before")
         stored = await self._steps.submit(Settle(payment, failure, caller))
         PAYMENTS.labels(stored.status.value).inc()
         self._events_added()
@@ -217,7 +223,11 @@ class PaymentService:
             [step.payment for step in steps if isinstance(step, Begin)],
             lease_until=now + LEASE_SECONDS * MICROSECONDS_PER_SECOND,
         )
+        if begun:
+            failpoints.reached("payment.begin.written")
         settled = _apply_verdicts(tx, [step for step in steps if isinstance(step, Settle)], now)
+        if settled:
+            failpoints.reached("payment.settle.written")
         begun_in_order = iter(begun)
         return [next(begun_in_order) if isinstance(step, Begin) else settled[step.payment.id] for step in steps]
 
@@ -230,9 +240,11 @@ class PaymentService:
         if not overdue:
             return []
         until = now + LEASE_SECONDS * MICROSECONDS_PER_SECOND
-        return await self._database.writing(
+        claimed = await self._database.writing(
             lambda tx: [payment for payment, lease in overdue if store.claim(tx, payment, lease=lease, until=until)]
         )
+        failpoints.reached("payment.claim.after")
+        return claimed
 
     async def finish(self, payment: domain.Payment) -> domain.Payment:
         """Go on from T2 with the same ids as the request. OutcomeUnknown, Overloaded, TimeoutError: try again later."""

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from ewallet.kernel.errors import OutcomeUnknown
-from ewallet.plumbing import statements
+from ewallet.plumbing import failpoints, statements
 
 Result = TypeVar("Result")
 
@@ -69,7 +69,10 @@ class Database:
 
         def once() -> Result:
             with _marked_open(), self._writer.begin() as tx:
-                return work(tx)
+                result = work(tx)
+                failpoints.reached("commit.before", self.name)
+            failpoints.reached("commit.after", self.name)
+            return result
 
         return self._redone(once)
 

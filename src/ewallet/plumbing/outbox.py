@@ -17,7 +17,7 @@ from sqlalchemy import Column, Connection, MetaData, Row, select, update
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded
-from ewallet.plumbing import statements
+from ewallet.plumbing import failpoints, statements
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, LONG_TEXT, insert_rows, table
@@ -139,6 +139,7 @@ class Outbox:
         gone = statements.in_list(row.sequence for row in rows if row.sequence not in put_off)
         if gone:
             statements.run(tx, f"DELETE FROM {self.events.name} WHERE sequence IN {statements.marks(len(gone))}", gone)  # noqa: S608  # names of ours; values are bound
+        failpoints.reached("relay.settle.written", self.service)
         return len(dead)
 
 
@@ -173,7 +174,9 @@ class Relay:
         if not rows:
             return 0
         try:
+            failpoints.reached("relay.deliver.before", self._outbox.service)
             undeliverable = await self._deliver([_decode(row.payload) for row in rows])
+            failpoints.reached("relay.deliver.after", self._outbox.service)
         except (OutcomeUnknown, Overloaded) as error:
             log.warning("outbox.receiver_unavailable", service=self._outbox.service, error=str(error))
             return 0

@@ -18,6 +18,7 @@ from ewallet.kernel.clock import Clock, parse_rfc3339, rfc3339
 from ewallet.kernel.errors import InvariantBroken, Reason, Refusal, invalid, not_found, unwrap
 from ewallet.kernel.ids import derived_id, new_id
 from ewallet.kernel.money import is_currency
+from ewallet.plumbing import failpoints
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
@@ -615,9 +616,11 @@ class WalletService:
 
     def _apply(self, tx: Connection, items: Sequence[Item]) -> Sequence[Any]:
         """One transaction; see the module."""
+        failpoints.reached("wallet.batch.before")
         batch = _Batch(tx, items, self._clock())
         results = [batch.do(item) for item in items]
         batch.write(tx)
+        failpoints.reached("wallet.batch.written")
         return results
 
     async def _submit(self, item: Item) -> Any:

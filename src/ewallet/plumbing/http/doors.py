@@ -12,6 +12,7 @@ import msgspec
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
+from ewallet.plumbing import failpoints
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.tokens import INTERNAL_SECONDS, sign_internal
@@ -59,7 +60,9 @@ class Door:
 
     async def _answer(self, method: str, path: str, answer_type: type[Answer], **request: Any) -> Answer:
         try:
+            failpoints.reached("door.call.before", path)
             response = await self._client.request(method, path, **request)
+            failpoints.reached("door.call.after", path)
         except httpx2.ConnectError as error:
             raise Overloaded(f"{self._client.base_url}: no connection") from error
         except httpx2.HTTPError as error:
