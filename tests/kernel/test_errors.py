@@ -12,7 +12,7 @@ CONTRACT = {
     404: {"not-found"},
     405: {"method-not-allowed"},
     406: {"not-acceptable"},
-    409: {"wallet-frozen", "wallet-closed", "request-in-progress", "invalid-state", "email-taken"},
+    409: {"wallet-frozen", "wallet-closed", "request-in-progress", "invalid-state", "email-taken", "abandoned"},
     413: {"content-too-large"},
     414: {"uri-too-long"},
     415: {"unsupported-media-type"},

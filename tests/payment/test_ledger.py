@@ -53,6 +53,12 @@ class LossyWallet:
         self._maybe_lose("reply")
         return outcome
 
+    async def try_group(self, order: GroupOrder) -> GroupOutcome:
+        return await self.wallet.try_group(order)
+
+    async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
+        return await self.wallet.abandon_group(order)
+
     def _maybe_lose(self, what: str) -> None:
         if self.random.random() < self.odds:
             self.lost += 1

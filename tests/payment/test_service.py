@@ -13,7 +13,7 @@ from ewallet.payment.service import Answered, PaymentService
 from ewallet.payment.worker import Recovery
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.outbox import Event
-from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupRefused
+from ewallet.wallet.messages import GroupOrder, GroupOutcome
 from tests.support.payment import (
     ADMIN,
     CUSTOMER,
@@ -26,6 +26,7 @@ from tests.support.payment import (
     caller,
     commits_lost,
     commits_refused,
+    group_refused,
     no_room,
     order,
     outbox_events,
@@ -325,7 +326,7 @@ async def test_an_order_that_the_wallet_knows_differently_never_fails_a_payment(
 
 
 def another_order(_wallet: MemoryWallet, order: GroupOrder) -> GroupOutcome:
-    return GroupRefused(id=order.id, reason=Reason.IDEMPOTENCY_KEY_REUSED, detail="it exists with a different amount")
+    return group_refused(order, "id_already_taken", Reason.IDEMPOTENCY_KEY_REUSED)
 
 
 @pytest.mark.parametrize(("fault", "moved_before"), [(request_lost, 0), (reply_lost, 1000), (no_room, 0)])

@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -84,6 +84,11 @@ def no_room(_wallet: "MemoryWallet", _order: GroupOrder) -> GroupOutcome:
     raise Overloaded("the queue is full")
 
 
+def group_refused(order: GroupOrder, verdict: str, reason: Reason) -> GroupRefused:
+    """A verdict of the wallet's against an order."""
+    return GroupRefused(id=order.id, verdict=verdict, reason=reason, detail=f"Refused: {verdict}.")
+
+
 @dataclass
 class MemoryWallet:
     """Satisfies ``WalletClient``: groups are all or none, and an id has one outcome for ever.
@@ -114,6 +119,12 @@ class MemoryWallet:
         fault = self.faults.pop(0) if self.faults else self.always
         return fault(self, order) if fault else self.apply(order)
 
+    async def try_group(self, order: GroupOrder) -> GroupOutcome:
+        return replace(self, balances={**self.balances}, outcomes={**self.outcomes}).apply(order)
+
+    async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
+        return self.outcomes.setdefault(order.id, group_refused(order, "group_was_abandoned", Reason.ABANDONED))
+
     def apply(self, order: GroupOrder) -> GroupOutcome:
         if order.id not in self.outcomes:
             self.outcomes[order.id] = self._decide(order)
@@ -137,10 +148,10 @@ class MemoryWallet:
         for transfer in order.transfers:
             owner = transfer.credit_account.partition(":")[0]
             if transfer.credit_role is not None and self.roles.get(owner) is not transfer.credit_role:
-                return GroupRefused(id=order.id, reason=Reason.UNKNOWN_MERCHANT, detail="There is no such merchant.")
+                return group_refused(order, "credit_owner_must_have_the_role", Reason.UNKNOWN_MERCHANT)
         payer = order.transfers[0].debit_account
         if self.balances.get(payer, 0) < sum(transfer.amount for transfer in order.transfers):
-            return GroupRefused(id=order.id, reason=Reason.INSUFFICIENT_FUNDS, detail="The balance is too small.")
+            return group_refused(order, "exceeds_credits", Reason.INSUFFICIENT_FUNDS)
         for transfer in order.transfers:
             self._post(transfer)
         return GroupPosted(id=order.id, posted_at=NOW)

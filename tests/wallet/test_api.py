@@ -194,7 +194,12 @@ EVERYONE = [
     ("POST", "/wallet/validate"),
     ("POST", f"/wallet/{ALICE}/balances"),
 ]
-INTERNAL = [("POST", "/internal/wallet/groups"), ("POST", "/internal/wallet/wallets")]
+INTERNAL = [
+    ("POST", "/internal/wallet/groups"),
+    ("POST", "/internal/wallet/groups/try"),
+    ("POST", "/internal/wallet/groups/abandon"),
+    ("POST", "/internal/wallet/wallets"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), STAFF_ONLY + ADMIN_ONLY)

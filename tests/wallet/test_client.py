@@ -83,6 +83,45 @@ async def test_a_refusal_is_a_value_and_stays(wallet: WalletClient) -> None:
 
 
 @pytest.mark.usefixtures("people")
+@pytest.mark.parametrize(("amount", "sort"), [(100_00, GroupPosted), (100_01, GroupRefused)])
+async def test_a_try_says_what_a_post_would_and_stores_nothing(
+    wallet: WalletClient, served: ServedWallet, amount: int, sort: type
+) -> None:
+    order = payment(ALICE, BOB, amount, 20)
+
+    tried = await wallet.try_group(order)
+
+    assert type(tried) is sort
+    assert await available(served.service, ALICE) == 100_00
+    another_under_the_id = msgspec.structs.replace(order, reference="another")
+    assert type(await wallet.post_group(another_under_the_id)) is sort
+
+
+@pytest.mark.usefixtures("people")
+async def test_a_group_that_was_abandoned_is_refused_for_good(wallet: WalletClient, served: ServedWallet) -> None:
+    """The tombstone of DESIGN section 5, rule 4: the order itself may arrive after its sender has given it up."""
+    order = payment(ALICE, BOB, 10_00, 20)
+
+    abandoned = await wallet.abandon_group(order)
+
+    assert isinstance(abandoned, GroupRefused)
+    assert (abandoned.verdict, abandoned.reason) == ("group_was_abandoned", Reason.ABANDONED)
+    assert await wallet.post_group(order) == await wallet.try_group(order) == abandoned
+    assert await wallet.abandon_group(order) == abandoned
+    assert await available(served.service, ALICE) == 100_00
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize("amount", [100_00, 100_01], ids=["posted", "refused"])
+async def test_a_group_with_an_outcome_is_not_abandoned_any_more(wallet: WalletClient, amount: int) -> None:
+    order = payment(ALICE, BOB, amount, 20)
+    outcome = await wallet.post_group(order)
+
+    assert await wallet.abandon_group(order) == outcome
+    assert await wallet.post_group(order) == outcome
+
+
+@pytest.mark.usefixtures("people")
 async def test_many_orders_at_once_get_each_its_own_outcome(wallet: WalletClient, served: ServedWallet) -> None:
     """More than a body holds: a description may be long, and a body has 64 KiB."""
     orders = [

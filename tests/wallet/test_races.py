@@ -16,7 +16,15 @@ from ewallet.kernel.caller import Role
 from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal
 from ewallet.plumbing.database import open_database
 from ewallet.wallet.domain.wallets import Change
-from ewallet.wallet.messages import GroupPosted, GroupRefused, MoneyMoved, MoveMoney, OpenWallet, TransferKind
+from ewallet.wallet.messages import (
+    GroupOrder,
+    GroupPosted,
+    GroupRefused,
+    MoneyMoved,
+    MoveMoney,
+    OpenWallet,
+    TransferKind,
+)
 from ewallet.wallet.service import WalletService
 from tests.support.plumbing import before_each_statement
 from tests.support.wallet import (
@@ -162,6 +170,28 @@ async def test_one_id_for_the_same_refused_order_gets_one_answer(two_wallets: Tw
 
     assert isinstance(first, GroupRefused)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("order", "meeting"),
+    [
+        (group(transfer(ALICE, BOB, 100)), "SELECT id, owner, role"),
+        (group(transfer("usr_nobody", "usr_noone", 100)), "INSERT INTO wallet_groups"),
+    ],
+    ids=["the lock of an account", "the unique id"],
+)
+async def test_an_order_posted_and_given_up_at_once_has_one_outcome(
+    two_wallets: Two, order: GroupOrder, meeting: str
+) -> None:
+    await open_wallet(two_wallets[0], ALICE, amount=100)
+    await open_wallet(two_wallets[0], BOB)
+
+    with meeting_before(meeting, two_wallets):
+        posted, abandoned = await asyncio.gather(two_wallets[0].post_group(order), two_wallets[1].abandon_group(order))
+
+    assert posted == abandoned
+    assert await available(two_wallets[1], ALICE) == (0 if isinstance(posted, GroupPosted) else 100)
+    assert two_wallets[0].verify() == []
 
 
 @pytest.mark.parametrize("table", ["wallet_wallets", "wallet_accounts"])

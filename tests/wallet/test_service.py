@@ -1,5 +1,6 @@
 """The wallet's use cases, on both databases: what is booked, refused, replayed, told and remembered."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -105,7 +106,7 @@ async def test_a_payment_debits_the_payer_credits_the_merchant_and_takes_the_fee
     assert outcome == GroupPosted(id=outcome.id, posted_at=NOW)
     assert await available(wallet, ALICE) == 87_50
     assert await available(wallet, BOB) == 12_25
-    fees = await wallet._database.reading(lambda tx: store.lock_accounts(tx, ["fees:USD"]))
+    fees = await wallet._database.reading(lambda tx: store.accounts_by_id(tx, ["fees:USD"], lock=False))
     assert fees["fees:USD"].balance == 25
     assert wallet.verify() == []
 
@@ -154,6 +155,53 @@ async def test_an_id_with_another_order_is_told_what_differs(
     assert outcome.reason is Reason.IDEMPOTENCY_KEY_REUSED
     assert outcome.detail == f"grp_1 exists with a different {named}."
     assert await available(wallet, ALICE) == 99_93
+
+
+async def test_who_spends_belongs_to_the_order_too(wallet: WalletService) -> None:
+    order = payment(ALICE, BOB, 7, 1)
+    await wallet.post_group(order)
+
+    for call in (wallet.post_group, wallet.abandon_group, wallet.try_group):
+        outcome = await call(msgspec.structs.replace(order, spender=ALICE))
+        assert isinstance(outcome, GroupRefused)
+        assert (outcome.verdict, outcome.reason) == ("id_already_taken", Reason.IDEMPOTENCY_KEY_REUSED)
+        assert outcome.detail == f"{order.id} exists with a different spender."
+
+
+async def test_a_refusal_names_the_rule_that_spoke(wallet: WalletService, time: Time) -> None:
+    """``invalid-state`` alone would not tell whoever captures a hold that it has expired."""
+    hold = transfer(ALICE, BOB, 10, kind=TransferKind.PENDING, timeout_seconds=1)
+    await wallet.post_group(group(hold))
+    time.pass_seconds(1)
+
+    outcome = await wallet.post_group(group(transfer(ALICE, BOB, 10, kind=TransferKind.POST, pending_id=hold.id)))
+
+    assert isinstance(outcome, GroupRefused)
+    assert (outcome.verdict, outcome.reason) == ("pending_transfer_expired", Reason.INVALID_STATE)
+
+
+async def test_a_try_waits_for_nobody(wallet: WalletService) -> None:
+    """A quote must not stand in the way of payments, nor they in its own."""
+
+    def try_meanwhile(tx: Connection) -> object:
+        store.accounts_by_id(tx, ["usr_alice:USD", "usr_bob:USD", "fees:USD"], lock=True)
+        trying = asyncio.run_coroutine_threadsafe(wallet.try_group(payment(ALICE, BOB, 1_00, 2)), loop)
+        return trying.result(timeout=2)
+
+    loop = asyncio.get_running_loop()
+
+    assert isinstance(await wallet._database.writing(try_meanwhile), GroupPosted)
+
+
+async def test_an_order_given_up_is_in_the_audit(wallet: WalletService) -> None:
+    order = payment(ALICE, BOB, 1_00, 2)
+    await wallet.abandon_group(order)
+
+    trail = await wallet.audit_trail(ADMIN, subject=order.transaction_id, request_id=None, limit=10, cursor=None)
+
+    [entry] = trail.items
+    assert (entry.actor, entry.action, entry.result) == ("usr_payer", "wallet.abandon_group", "abandoned")
+    assert entry.detail == {"outcome": "group_was_abandoned", "group": order.id}
 
 
 async def test_a_transfer_id_of_another_group_is_refused(wallet: WalletService) -> None:
@@ -364,7 +412,7 @@ async def test_a_movement_needs_a_wallet_with_the_currency(
 
 async def test_more_than_can_be_counted_is_refused_not_lost(wallet: WalletService) -> None:
     def fill(tx: Connection) -> None:
-        account = store.lock_accounts(tx, ["usr_alice:USD"])["usr_alice:USD"]
+        account = store.accounts_by_id(tx, ["usr_alice:USD"], lock=True)["usr_alice:USD"]
         account.credits_posted = 2**63 - 1
         store.update_accounts(tx, [account])
 

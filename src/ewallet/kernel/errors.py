@@ -37,6 +37,7 @@ class Reason(StrEnum):
     REQUEST_IN_PROGRESS = "request-in-progress"
     INVALID_STATE = "invalid-state"
     EMAIL_TAKEN = "email-taken"
+    ABANDONED = "abandoned"
     VALIDATION_ERROR = "validation-error"
     CURRENCY_MISMATCH = "currency-mismatch"
     UNKNOWN_MERCHANT = "unknown-merchant"
@@ -106,6 +107,7 @@ def kind_of(reason: Reason) -> Kind:
             | Reason.REQUEST_IN_PROGRESS
             | Reason.INVALID_STATE
             | Reason.EMAIL_TAKEN
+            | Reason.ABANDONED
         ):
             return Kind.CONFLICT
         case (

@@ -1,6 +1,7 @@
 """The wallet over HTTP."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import structlog
@@ -25,7 +26,7 @@ from ewallet.plumbing.http.contract import (
     protected,
 )
 from ewallet.plumbing.http.problems import problem_response
-from ewallet.wallet.client import GROUPS_PATH, WALLETS_PATH
+from ewallet.wallet.client import ABANDONS_PATH, GROUPS_PATH, TRIES_PATH, WALLETS_PATH
 from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import (
     AuditTrail,
@@ -178,7 +179,17 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
     @post(GROUPS_PATH, status_code=200, **internal())
     async def post_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
         """Orders of other services, each applied or refused by itself; outcomes in the same order."""
-        return await asyncio.gather(*(_outcome(service, order) for order in data))
+        return await _outcomes(service.post_group, data)
+
+    @post(TRIES_PATH, status_code=200, **internal())
+    async def try_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
+        """What each of these orders would be answered right now; nothing is written."""
+        return await _outcomes(service.try_group, data)
+
+    @post(ABANDONS_PATH, status_code=200, **internal())
+    async def abandon_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
+        """Orders that their sender gives up, each unless it has an outcome already."""
+        return await _outcomes(service.abandon_group, data)
 
     @post(WALLETS_PATH, status_code=200, **internal())
     async def open_wallet(data: JSONBody[OpenWallet]) -> WalletOpened:
@@ -198,14 +209,24 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         unfreeze_wallet,
         close_wallet,
         post_groups,
+        try_groups,
+        abandon_groups,
         open_wallet,
     ]
 
 
-async def _outcome(service: WalletService, order: GroupOrder) -> GroupOutcome | GroupUnknown:
+async def _outcomes(
+    use_case: Callable[[GroupOrder], Awaitable[GroupOutcome]], orders: Sequence[GroupOrder]
+) -> list[GroupOutcome | GroupUnknown]:
+    return await asyncio.gather(*(_outcome(use_case, order) for order in orders))
+
+
+async def _outcome(
+    use_case: Callable[[GroupOrder], Awaitable[GroupOutcome]], order: GroupOrder
+) -> GroupOutcome | GroupUnknown:
     """One order's outcome; whatever goes wrong with it must not take its neighbours along."""
     try:
-        return await service.post_group(order)
+        return await use_case(order)
     except Exception as error:  # the sender hears of it and repeats the order
         log.exception("wallet.group_failed", group=order.id)
         return GroupUnknown(id=order.id, error=type(error).__name__)

@@ -1,6 +1,7 @@
 """The only door to the wallet for other services."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from ewallet.kernel.errors import OutcomeUnknown
@@ -9,6 +10,8 @@ from ewallet.plumbing.http.doors import Door, chunks
 from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupUnknown, OpenWallet, WalletOpened
 
 GROUPS_PATH = "/internal/wallet/groups"
+TRIES_PATH = "/internal/wallet/groups/try"
+ABANDONS_PATH = "/internal/wallet/groups/abandon"
 WALLETS_PATH = "/internal/wallet/wallets"
 
 
@@ -25,13 +28,27 @@ class WalletClient(Protocol):
     async def post_group(self, order: GroupOrder) -> GroupOutcome:
         """Apply a group, or return the wallet's stored refusal: the same answer to the same id for ever."""
 
+    async def try_group(self, order: GroupOrder) -> GroupOutcome:
+        """What :meth:`post_group` would answer right now. Nothing is applied, nothing stored, nothing locked."""
+
+    async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
+        """Give up a group whose outcome is unknown: the outcome that it has already, or that it was abandoned.
+
+        What was abandoned is refused for ever, even where a late copy of the order still arrives.
+        """
+
+
+Orders = Gatherer[GroupOrder, GroupOutcome]
+
 
 class HttpWallet:
-    """The wallet in another process. Orders that come while a call is under way share the next one."""
+    """The wallet in another process. Orders that come while a call of their sort is under way share the next one."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self._gatherer: Gatherer[GroupOrder, GroupOutcome] = Gatherer(self._post, name="wallet-door")
+        self._posts: Orders = Gatherer(partial(self._send, GROUPS_PATH), name="wallet-door")
+        self._tries: Orders = Gatherer(partial(self._send, TRIES_PATH), name="wallet-door-try")
+        self._abandons: Orders = Gatherer(partial(self._send, ABANDONS_PATH), name="wallet-door-abandon")
 
     async def open_wallet(self, order: OpenWallet) -> None:
         """See :class:`WalletClient`."""
@@ -39,13 +56,21 @@ class HttpWallet:
 
     async def post_group(self, order: GroupOrder) -> GroupOutcome:
         """See :class:`WalletClient`."""
-        return await self._gatherer.submit(order)
+        return await self._posts.submit(order)
 
-    async def _post(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome | Failed]:
+    async def try_group(self, order: GroupOrder) -> GroupOutcome:
+        """See :class:`WalletClient`."""
+        return await self._tries.submit(order)
+
+    async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
+        """See :class:`WalletClient`."""
+        return await self._abandons.submit(order)
+
+    async def _send(self, path: str, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome | Failed]:
         outcomes: list[GroupOutcome | GroupUnknown] = []
         for chunk in chunks(orders):
             outcomes += await self._door.post(
-                GROUPS_PATH, chunk, list[GroupOutcome | GroupUnknown], request_id=orders[0].request_id
+                path, chunk, list[GroupOutcome | GroupUnknown], request_id=orders[0].request_id
             )
         return [
             Failed(OutcomeUnknown(outcome.error)) if isinstance(outcome, GroupUnknown) else outcome

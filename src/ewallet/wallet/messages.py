@@ -68,7 +68,8 @@ class GroupOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Transfers that are applied together or not at all. ``id`` makes a repetition harmless.
 
     ``transaction_id`` ties them to a payment on statements and in the audit; ``actor`` and ``request_id`` say who
-    asked.
+    asked. ``spender`` is the owner whose limits the group counts towards, if anybody's: with the sum of its POSTED and
+    PENDING transfers out of that owner's account.
     """
 
     id: str
@@ -76,6 +77,7 @@ class GroupOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     transaction_id: str | None
     reference: str | None = None
     description: str | None = None
+    spender: str | None = None
     actor: str
     request_id: str
 
@@ -88,11 +90,17 @@ class GroupPosted(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag
 
 
 class GroupRefused(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="refused"):
-    """The wallet's verdict, stored under the group's id: it will never be applied."""
+    """The wallet's verdict, stored under the group's id: it will never be applied.
+
+    ``verdict`` is the rule that spoke, finer than its reason (``pending_transfer_expired``); ``members`` are further
+    members of the problem document.
+    """
 
     id: str
+    verdict: str
     reason: Reason
     detail: str
+    members: dict[str, Any] = {}  # msgspec gives each struct an empty one of its own
 
 
 GroupOutcome = GroupPosted | GroupRefused

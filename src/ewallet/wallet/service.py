@@ -73,6 +73,13 @@ Position = tuple[Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]]
 
 
 @dataclass(frozen=True, slots=True)
+class Abandonment:
+    """A group of another service that is given up."""
+
+    order: GroupOrder
+
+
+@dataclass(frozen=True, slots=True)
 class Movement:
     """A direct credit or debit. The reference is an idempotency key: it determines the id of the group."""
 
@@ -137,7 +144,7 @@ class Expiry:
     hold: Hold
 
 
-Item = GroupOrder | Movement | Opening | StatusChange | Expiry
+Item = GroupOrder | Abandonment | Movement | Opening | StatusChange | Expiry
 
 
 @dataclass(slots=True)
@@ -157,6 +164,8 @@ class _Needs:
                 self.groups.add(item.id)
                 for transfer in item.transfers:
                     self._add_transfer(transfer)
+            case Abandonment():
+                self.add(item.order)  # the same locks, so that it waits for whoever is posting the same order
             case Movement():
                 self.groups.add(item.group_id)
                 self._add_transfer(item.transfer)
@@ -182,16 +191,19 @@ class _Needs:
 
 
 class _Batch:
-    """One transaction: what it has read and locked, what its items have decided, and what it will write."""
+    """One transaction: what it has read and locked, what its items have decided, and what it will write.
 
-    def __init__(self, tx: Connection, items: Sequence[Item], now: int) -> None:
+    With ``lock=False`` it can decide, but must not write.
+    """
+
+    def __init__(self, tx: Connection, items: Sequence[Item], now: int, *, lock: bool = True) -> None:
         needs = _Needs()
         for item in items:
             needs.add(item)
         # Wallets before accounts, each in sorted order: whoever follows the same order cannot deadlock.
-        self.wallets = store.lock_wallets(tx, needs.owners)
+        self.wallets = store.wallets_by_owner(tx, needs.owners, lock=lock)
         needs.accounts.update(store.account_ids_of(tx, needs.owners))
-        accounts = store.lock_accounts(tx, needs.accounts)
+        accounts = store.accounts_by_id(tx, needs.accounts, lock=lock)
         # Only now, behind the locks, is an outcome looked up: the loser of a race must see what the winner stored.
         self.groups = store.groups_by_id(tx, needs.groups)
         self.keys = store.keys_by_id(tx, needs.keys)
@@ -220,6 +232,8 @@ class _Batch:
         match item:
             case GroupOrder():
                 return self.post(item)
+            case Abandonment():
+                return self.abandon(item.order)
             case Movement():
                 return self.move(item)
             case Opening():
@@ -252,22 +266,33 @@ class _Batch:
 
     def post(self, order: GroupOrder) -> GroupOutcome:
         """Apply a group of another service, or answer what was answered to its id before."""
+        return self._known_outcome(order) or self._decide_group(order)
+
+    def abandon(self, order: GroupOrder) -> GroupOutcome:
+        """Refuse a group for good, unless it has an outcome already: then nothing changes."""
+        known = self._known_outcome(order)
+        return known or self._conclude(order, Verdict.GROUP_WAS_ABANDONED, "wallet.abandon_group")
+
+    def _known_outcome(self, order: GroupOrder) -> GroupOutcome | None:
         stored = self.groups.get(order.id)
         if stored is None:
-            return _outcome(self._decide_group(order))
+            return None
         if (name := _differing_name(stored.body, _group_body(order), _GROUP_NAMES)) is not None:
+            refusal = refusal_of(Verdict.ID_ALREADY_TAKEN)
             detail = f"{order.id} exists with a different {name}."
-            return GroupRefused(id=order.id, reason=Reason.IDEMPOTENCY_KEY_REUSED, detail=detail)
+            return GroupRefused(id=order.id, verdict=Verdict.ID_ALREADY_TAKEN, reason=refusal.reason, detail=detail)
         return _outcome(stored)
 
-    def _decide_group(self, order: GroupOrder) -> StoredGroup:
+    def _decide_group(self, order: GroupOrder) -> GroupOutcome:
         transfers = [_transfer(each) for each in order.transfers]
         applied = self._apply(transfers, order.id, order.transaction_id, order.reference, order.description)
-        verdict = applied if isinstance(applied, Verdict) else None
+        return self._conclude(order, applied if isinstance(applied, Verdict) else None, "wallet.post_group")
+
+    def _conclude(self, order: GroupOrder, verdict: Verdict | None, action: str) -> GroupOutcome:
         stored = self._store_outcome(order.id, verdict, _group_body(order), None, order.request_id)
         who = Caller(order.actor, Role.SERVICE, order.request_id)
-        self._record(who, "wallet.post_group", order.transaction_id or order.id, stored, group=order.id)
-        return stored
+        self._record(who, action, order.transaction_id or order.id, stored, group=order.id)
+        return _outcome(stored)
 
     def move(self, movement: Movement) -> Moved:
         """Credit or debit a wallet, or answer what was answered to the same reference or key before."""
@@ -500,6 +525,16 @@ class WalletService:
         outcome: GroupOutcome = await self._submit(order)
         return outcome
 
+    async def try_group(self, order: GroupOrder) -> GroupOutcome:
+        """What :meth:`post_group` would answer right now. Nothing is applied, nothing stored, nothing locked."""
+        now = self._clock()
+        return await self._database.reading(lambda tx: _Batch(tx, [order], now, lock=False).post(order))
+
+    async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
+        """Give up a group whose outcome is unknown: the outcome that it has already, or that it was abandoned."""
+        outcome: GroupOutcome = await self._submit(Abandonment(order))
+        return outcome
+
     # --- for clients
 
     async def credit(self, caller: Caller, request: MoveMoney, idempotency_key: str | None) -> Moved:
@@ -643,16 +678,18 @@ _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(list[Any]).decode
 _decode_moved = msgspec.json.Decoder(MoneyMoved).decode
 
-_GROUP_NAMES = ("transaction_id", "reference", "description", "transfers")
+_GROUP_NAMES = ("transaction_id", "reference", "description", "transfers", "spender")
 _MOVEMENT_NAMES = ("type", "customerId", "amount", "currency", "description")
 
 
 def _group_body(order: GroupOrder) -> bytes:
     """The order without who asked, which a repetition by the recovery may change.
 
-    A transfer's defaults are left out: a field that a later release adds must not make an old order another one.
+    Defaults are left out, those of a transfer and a ``spender`` of None: what a later release adds must not make an
+    old order another one.
     """
-    return _encode((order.transaction_id, order.reference, order.description, order.transfers))
+    body = (order.transaction_id, order.reference, order.description, order.transfers)
+    return _encode(body if order.spender is None else (*body, order.spender))
 
 
 def _movement_body(movement: Movement) -> bytes:
@@ -669,7 +706,8 @@ def _differing_name(stored: str, wanted: bytes, names: Sequence[str]) -> str | N
 
 
 def _named_values(names: Sequence[str], body: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in zip(names, body, strict=True):
+    """A body's values by their names; the last ones may be missing."""
+    for name, value in zip(names, body, strict=False):
         if isinstance(value, list):
             for number, transfer in enumerate(value):
                 yield from ((f"{name}[{number}].{member}", each) for member, each in transfer.items())
@@ -697,7 +735,7 @@ def _transfer(order: TransferOrder) -> Transfer:
 def _outcome(stored: StoredGroup) -> GroupOutcome:
     if stored.reason is None:
         return GroupPosted(id=stored.id, posted_at=stored.at)
-    return GroupRefused(id=stored.id, reason=Reason(stored.reason), detail=stored.detail or "")
+    return GroupRefused(id=stored.id, verdict=stored.outcome, reason=Reason(stored.reason), detail=stored.detail or "")
 
 
 def _movement_answer(stored: StoredGroup) -> MoneyMoved | Refusal:

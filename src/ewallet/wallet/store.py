@@ -200,18 +200,21 @@ class NewTransfer:
 # --- reading what a batch decides on ------------------------------------------------------------------------------
 
 
-def lock_wallets(tx: Connection, owners: Collection[str]) -> dict[str, Wallet]:
-    """Lock wallets in the order of their owners; always before accounts."""
-    rows = statements.rows_in(tx, wallets, "owner", owners, lock=True)
+def wallets_by_owner(tx: Connection, owners: Collection[str], *, lock: bool) -> dict[str, Wallet]:
+    """Wallets, locked in the order of their owners if wanted; always before accounts."""
+    rows = statements.rows_in(tx, wallets, "owner", owners, lock=lock)
     return {
         owner: Wallet(owner, role, Status(status), created_at, updated_at)
         for owner, role, status, created_at, updated_at in rows
     }
 
 
-def lock_accounts(tx: Connection, ids: Collection[str]) -> dict[str, Account]:
-    """Lock accounts in the order of their ids: two batches that meet can wait for each other, but never in a ring."""
-    return {row[0]: Account(*row) for row in statements.rows_in(tx, accounts, "id", ids, lock=True)}
+def accounts_by_id(tx: Connection, ids: Collection[str], *, lock: bool) -> dict[str, Account]:
+    """Accounts, locked in the order of their ids if wanted.
+
+    Two batches that meet can so wait for each other, but never in a ring.
+    """
+    return {row[0]: Account(*row) for row in statements.rows_in(tx, accounts, "id", ids, lock=lock)}
 
 
 def account_ids_of(tx: Connection, owners: Collection[str]) -> list[str]:
@@ -297,7 +300,7 @@ def insert_accounts(tx: Connection, new: Iterable[Account]) -> None:
 
 
 def update_accounts(tx: Connection, changed: Iterable[Account]) -> None:
-    """Write accounts that :func:`lock_accounts` has locked."""
+    """Write accounts that :func:`accounts_by_id` has locked."""
     upsert_rows(tx, accounts, [_account_row(account) for account in changed], update=_ACCOUNT_UPDATES)
 
 
@@ -326,7 +329,7 @@ def insert_wallets(tx: Connection, new: Iterable[Wallet]) -> None:
 
 
 def update_wallets(tx: Connection, changed: Iterable[Wallet]) -> None:
-    """Write wallets that :func:`lock_wallets` has locked."""
+    """Write wallets that :func:`wallets_by_owner` has locked."""
     upsert_rows(tx, wallets, [_wallet_row(wallet) for wallet in changed], update=("status", "updated_at"))
 
 

@@ -50,6 +50,7 @@ TITLES: Mapping[Reason, str] = {
     Reason.REQUEST_IN_PROGRESS: "The same request is still running",
     Reason.INVALID_STATE: "The present state forbids this",
     Reason.EMAIL_TAKEN: "The e-mail address is taken",
+    Reason.ABANDONED: "The attempt was given up",
     Reason.VALIDATION_ERROR: "The request is not valid",
     Reason.CURRENCY_MISMATCH: "The wallet has no balance in this currency",
     Reason.UNKNOWN_MERCHANT: "There is no such merchant",
@@ -145,6 +146,10 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
     Reason.EMAIL_TAKEN: Explanation(
         "There is an account with this e-mail address already.",
         "Log in with it, or register with another address.",
+    ),
+    Reason.ABANDONED: Explanation(
+        "The platform tried for a while, could not carry this out, and has given it up for good. No money was moved.",
+        "Try again as a new request with a new idempotency key.",
     ),
     Reason.VALIDATION_ERROR: Explanation(
         "The request is well formed, but a field or parameter has a value that is not allowed, is missing, or is not "

@@ -10,9 +10,11 @@ class Verdict(StrEnum):
     """Sentences, in their order of precedence: where several hold, the first is the verdict.
 
     First the order by itself, then what it refers to, then whether the accounts exist, then whether money may move
-    at all, and last whether there is enough. A group gets the verdict of its first transfer that is refused.
+    at all, and last whether there is enough. A group gets the verdict of its first transfer that is refused. One that
+    was abandoned has its verdict before anybody looks at it.
     """
 
+    GROUP_WAS_ABANDONED = "group_was_abandoned"
     GROUP_MUST_NOT_BE_EMPTY = "group_must_not_be_empty"
     ACCOUNTS_MUST_BE_DIFFERENT = "accounts_must_be_different"
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
@@ -52,6 +54,8 @@ class Verdict(StrEnum):
 def refusal_of(verdict: Verdict) -> Refusal:
     """The verdict as the contract's reason, with a sentence for a person. It names nobody's balance."""
     match verdict:
+        case Verdict.GROUP_WAS_ABANDONED:
+            return Refusal(Reason.ABANDONED, "The order was given up; nothing was moved.")
         case Verdict.ACCOUNTS_MUST_BE_DIFFERENT:
             # Only somebody who pays himself gets here, and nobody is a merchant to himself.
             return Refusal(Reason.UNKNOWN_MERCHANT, "Payer and payee are the same: choose another payee.")
