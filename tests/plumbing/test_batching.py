@@ -224,3 +224,71 @@ async def test_a_bug_in_the_rules_hurts_only_the_item_that_meets_it(database: Da
 
     assert [type(outcome) for outcome in outcomes] == [str, ZeroDivisionError, str]
     assert stored(database) == {"a", "b"}
+
+
+async def test_a_batch_takes_what_arrived_while_the_one_before_it_was_in_its_transaction(database: Database) -> None:
+    begun, proceed = threading.Event(), threading.Event()
+    batches: list[list[str]] = []
+
+    def apply(tx: Connection, names: Sequence[str]) -> Sequence[str]:
+        batches.append(list(names))
+        begun.set()
+        proceed.wait(10)
+        return insert(tx, names)
+
+    batcher: Batcher[str, str] = Batcher(database, apply)
+    first = asyncio.create_task(batcher.submit("first"))
+    await asyncio.to_thread(begun.wait, 10)
+    late = asyncio.create_task(batcher.submit("late", deadline=time.monotonic() - 1))
+    rest = [asyncio.create_task(batcher.submit(name)) for name in "ab"]
+    await asyncio.sleep(0)
+    proceed.set()
+
+    assert await asyncio.gather(first, *rest) == ["FIRST", "A", "B"]
+    with pytest.raises(DeadlinePassed):
+        await late
+    assert batches == [["first"], ["a", "b"]]
+
+
+async def test_batches_without_end_leave_the_writer_to_others_now_and_then(database: Database) -> None:
+    """The relay's writes and leases use the same thread: a busy platform must not starve them."""
+    batcher: Batcher[str, str] = Batcher(database, insert, maximum_batch=1)
+    payments = [asyncio.create_task(batcher.submit(f"item-{number:03}")) for number in range(200)]
+    await asyncio.sleep(0)
+
+    seen = await database.writing(lambda tx: len(tx.execute(select(items.c.name)).all()))
+
+    assert seen < 100
+    await asyncio.gather(*payments)
+
+
+async def test_callers_are_told_when_there_is_no_writer_any_more(database_url: str) -> None:
+    make_tables(database_url, metadata)
+    with opened(database_url) as database:
+        batcher: Batcher[str, str] = Batcher(database, insert)
+
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await batcher.submit("late")
+
+
+async def test_callers_of_a_transaction_that_a_shutdown_cuts_off_are_told_that_its_outcome_is_unknown(
+    database: Database,
+) -> None:
+    begun, proceed = threading.Event(), threading.Event()
+
+    def apply(tx: Connection, names: Sequence[str]) -> Sequence[str]:
+        begun.set()
+        proceed.wait(10)
+        return insert(tx, names)
+
+    batcher: Batcher[str, str] = Batcher(database, apply)
+    caller = asyncio.create_task(batcher.submit("a"))
+    await asyncio.to_thread(begun.wait, 10)
+    worker = batcher._worker
+    if worker is None:
+        raise AssertionError("the batcher does not work")
+    worker.cancel()
+
+    with pytest.raises(OutcomeUnknown):
+        await caller
+    proceed.set()
