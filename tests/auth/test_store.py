@@ -15,7 +15,8 @@ from ewallet.auth.domain import NO_GUESSES, Guesses, User
 from ewallet.kernel.caller import Role
 from ewallet.plumbing.audit import AuditRecord
 from ewallet.plumbing.database import Database, open_database
-from ewallet.plumbing.migrations import migrate, version_table
+from ewallet.plumbing.migrations import migrate
+from ewallet.plumbing.schema import version_table
 
 NOW = 1_790_000_000_000_000
 

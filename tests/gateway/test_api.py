@@ -17,6 +17,7 @@ from litestar.types import ASGIApp
 
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import Reason
+from ewallet.plumbing.database import StorageUnavailable
 from ewallet.plumbing.http.problems import EXPLANATIONS, TITLES
 from ewallet.plumbing.tokens import sign, sign_internal
 from tests.support.gateway import (
@@ -402,12 +403,17 @@ async def test_health_tells_of_every_service(client: httpx2.AsyncClient) -> None
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "services": services})
 
 
-async def test_services_that_cannot_work_are_named(small_service: SmallService) -> None:
-    small_service.healthy = False
+@pytest.mark.parametrize(
+    ("trouble", "state"),
+    [(RuntimeError("gone"), "unavailable"), (StorageUnavailable("full"), "storage-unavailable")],
+    ids=["database", "disk"],
+)
+async def test_services_that_cannot_work_are_named(small_service: SmallService, trouble: Exception, state: str) -> None:
+    small_service.trouble = trouble
     async with client_of(new_gateway(direct_backends(small_service))) as client:
         ready, live = await client.get("/health/ready"), await client.get("/health/live")
 
-    services = dict.fromkeys(("auth", "wallet", "payment", "notification"), "unavailable")
+    services = dict.fromkeys(("auth", "wallet", "payment", "notification"), state)
     assert (ready.status_code, ready.json()) == (503, {"status": "unavailable", "services": services})
     assert live.status_code == 200
 

@@ -230,6 +230,7 @@ EVERY_CALL = {
     Reason.TOO_MANY_REQUESTS,
     Reason.INTERNAL_ERROR,
     Reason.SERVICE_UNAVAILABLE,
+    Reason.STORAGE_UNAVAILABLE,
     Reason.TIMEOUT,
 }
 

@@ -26,7 +26,7 @@ CONTRACT = {
     429: {"too-many-requests"},
     431: {"header-too-large"},
     500: {"internal-error"},
-    503: {"service-unavailable"},
+    503: {"service-unavailable", "storage-unavailable"},
     504: {"timeout"},
 }
 

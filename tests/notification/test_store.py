@@ -12,7 +12,8 @@ from sqlalchemy import Connection, func, select
 from ewallet.kernel.ids import derived_id, new_id
 from ewallet.notification import store
 from ewallet.plumbing.database import Database, open_database
-from ewallet.plumbing.migrations import migrate, version_table
+from ewallet.plumbing.migrations import migrate
+from ewallet.plumbing.schema import version_table
 from tests.support.notification import CUSTOMER, MERCHANT, NOW
 
 

@@ -18,7 +18,7 @@ from ewallet.payment import store
 from ewallet.payment.domain import Failure, Payment, PaymentStatus, identity_of, settled
 from ewallet.plumbing.audit import AuditRecord
 from ewallet.plumbing.database import Database
-from ewallet.plumbing.migrations import version_table
+from ewallet.plumbing.schema import version_table
 from tests.support.payment import CUSTOMER, MERCHANT, NOW, STRANGER, payment_database
 from tests.support.plumbing import before_each_statement
 

@@ -19,11 +19,14 @@ from ewallet.plumbing.database import (
     MAXIMUM_ATTEMPTS,
     Database,
     DatabaseUnavailable,
+    StorageUnavailable,
     is_transient,
     open_database,
     transaction_open,
 )
-from ewallet.plumbing.schema import IDENTIFIER, INTEGER, table
+from ewallet.plumbing.schema import IDENTIFIER, INTEGER, insert_rows, table, version_table
+from tests.conftest import Backend
+from tests.servers.mariadb import MariaDB
 from tests.support.plumbing import make_tables, opened
 
 metadata = MetaData()
@@ -33,6 +36,8 @@ counters = table(
     Column("name", IDENTIFIER, primary_key=True),
     Column("value", INTEGER, nullable=False),
 )
+ReadOnly = tuple[Database, Callable[..., None]]
+version = table(version_table("test"), metadata, Column("version_num", IDENTIFIER, primary_key=True))
 
 
 @pytest.fixture
@@ -346,6 +351,35 @@ def test_errors_of_statements_and_data_are_not_transient(code: int) -> None:
     assert not is_transient(OperationalError("", None, pymysql.OperationalError(code, "")))
 
 
+def failing_with(error: Exception) -> Callable[[Connection], None]:
+    def work(_tx: Connection) -> None:
+        raise OperationalError("", None, error)
+
+    return work
+
+
+def sqlite_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(f"result code {code}")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(pymysql.OperationalError(code, "") for code in (3, 1021, 1026, 1030, 1114, 1290, 1836)),
+        sqlite_error(sqlite3.SQLITE_FULL),
+        sqlite_error(sqlite3.SQLITE_IOERR_FSYNC),
+        sqlite_error(sqlite3.SQLITE_CANTOPEN),
+        sqlite_error(sqlite3.SQLITE_READONLY_DBMOVED),
+    ],
+    ids=repr,
+)
+def test_errors_of_disks_are_told_apart_and_not_waited_for(database: Database, error: Exception) -> None:
+    with pytest.raises(StorageUnavailable):
+        database.transact(failing_with(error))
+
+
 def test_errors_of_our_own_code_are_not_transient() -> None:
     assert not is_transient(ValueError("1213"))
 
@@ -368,6 +402,85 @@ async def test_the_event_loop_goes_on_while_the_database_works(database: Databas
 
 async def test_a_ping_is_answered_by_a_database_that_is_there(database: Database) -> None:
     await database.ping()
+
+
+def set_pragma(database: Database, pragma: str) -> None:
+    """Outside any transaction, of the writer's connection."""
+    connection = database._writer.raw_connection()
+    connection.cursor().execute(f"PRAGMA {pragma}")
+    connection.close()
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def read_only(request: pytest.FixtureRequest, fresh_database: Callable[[Backend], str]) -> Iterator[ReadOnly]:
+    """Give a database and a function that makes its writer's side read-only, or writable again."""
+    url = fresh_database(request.param)
+    make_tables(url, metadata)
+
+    def switch(*, on: bool) -> None:
+        if request.param == "sqlite":
+            set_pragma(opened_database, f"query_only = {on}")
+        else:
+            server: MariaDB = request.getfixturevalue("mariadb")
+            server.execute_as_root(f"SET GLOBAL read_only = {on}")
+
+    with opened(url) as opened_database:
+        opened_database.transact(put("a"))
+        opened_database.transact(lambda tx: tx.execute(insert(version).values(version_num="0001")))
+        switch(on=True)
+        yield opened_database, switch
+        switch(on=False)
+
+
+async def test_read_only_storage_refuses_writes_at_once_and_reads_go_on(read_only: ReadOnly) -> None:
+    database, _ = read_only
+    attempts = []
+
+    def work(tx: Connection) -> None:
+        attempts.append(1)
+        put("b")(tx)
+
+    with pytest.raises(StorageUnavailable):
+        database.transact(work)
+
+    assert len(attempts) <= 1  # SQLite does not even begin
+    assert values(database) == {"a": 0}
+
+
+async def test_a_ping_notices_by_itself_when_storage_takes_writes_again(read_only: ReadOnly) -> None:
+    """A process that is not ready gets no requests, so no request would ever find out."""
+    database, switch = read_only
+    await database.ping()
+    with pytest.raises(StorageUnavailable):
+        database.transact(put("b"))
+
+    with pytest.raises(StorageUnavailable):
+        await database.ping()
+    switch(on=False)
+    await database.ping()
+
+    database.transact(put("b"))
+    assert values(database) == {"a": 0, "b": 0}
+
+
+def test_a_file_that_cannot_grow_keeps_what_it_has_and_goes_on_when_there_is_room(sqlite_url: str) -> None:
+    """SQLite's own limit of a file's size gives the error of a full disk."""
+    make_tables(sqlite_url, metadata)
+
+    def fill(tx: Connection) -> None:
+        insert_rows(tx, counters, [(f"{number:060}", number) for number in range(1000)])
+
+    with opened(sqlite_url) as database:
+        database.transact(put("a"))
+        set_pragma(database, "max_page_count = 10")
+
+        with pytest.raises(StorageUnavailable, match="full"):
+            database.transact(fill)
+
+        assert values(database) == {"a": 0}
+        set_pragma(database, "max_page_count = 1000")
+        database.transact(fill)
+        assert len(values(database)) == 1001
 
 
 def test_an_error_of_the_database_does_not_repeat_the_values_that_it_was_given(database: Database) -> None:

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Connection, inspect, text
 
-from ewallet.plumbing.migrations import SchemaIsNewer, migrate, version_table
+from ewallet.plumbing.migrations import SchemaIsNewer, migrate
+from ewallet.plumbing.schema import version_table
 from tests.support.plumbing import opened
 
 SERVICE = "notification"

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 from prometheus_client import REGISTRY
 
+from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing.worker import run_forever
 
 LONG = 3600.0
@@ -79,6 +80,19 @@ async def test_a_round_that_fails_is_counted_and_the_next_one_tries_again(
 
     assert REGISTRY.get_sample_value("ewallet_worker_errors_total", labels) == 2
     assert "a bad moment" in capsys.readouterr().out
+
+
+async def test_a_round_that_something_else_prevents_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk may stay full for hours, and every worker finds that out every second."""
+    work = Work(OutcomeUnknown("the disk is full"))
+    loop = asyncio.create_task(run_forever("test-put-off", work.run_once, pause_seconds=0.001))
+
+    await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+    await stop(loop)
+
+    assert REGISTRY.get_sample_value("ewallet_worker_errors_total", {"worker": "test-put-off"}) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "the disk is full" in line
 
 
 async def test_a_stop_is_heard_also_when_a_wake_comes_with_it() -> None:

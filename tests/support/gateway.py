@@ -71,11 +71,11 @@ class SmallService:
         self.go_on = asyncio.Event()
         """Set for the slow call's answer and for the stream's second event."""
         self.stream_ended = asyncio.Event()
-        self.healthy = True
+        self.trouble: Exception | None = None
 
     async def check(self) -> None:
-        if not self.healthy:
-            raise RuntimeError("the database is gone")
+        if self.trouble is not None:
+            raise self.trouble
 
     def application(self, name: str) -> Litestar:
         return service_application(

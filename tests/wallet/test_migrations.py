@@ -4,7 +4,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
-from ewallet.plumbing.migrations import version_table
+from ewallet.plumbing.schema import version_table
 from ewallet.wallet.store import metadata
 from tests.support.wallet import opened_database
 

@@ -16,10 +16,12 @@ from ewallet.plumbing.settings import Settings, variable
 
 # By MySQL's and MariaDB's error numbers.
 _SERVER_ADVICE = {
+    1021: "the server's disk is full",
     1044: "the user has no rights on it: GRANT ALL on the database to the user",
     1045: "user or password are wrong",
     1049: "it does not exist: CREATE DATABASE it, empty",
     1146: "it has no tables yet: run `ewallet migrate`",
+    1114: "the server's disk is full",
     1142: "the user may not change tables: GRANT ALL on the database to the user",
     1290: "the server is read-only",
     1698: "user or password are wrong",
@@ -33,6 +35,7 @@ _FILE_ADVICE = {
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that the folder exists and that you may write to it",
     sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a backup",
     sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk cannot be read or written; the system's log says why",
     sqlite3.SQLITE_NOTADB: "the file is not a SQLite database",
     sqlite3.SQLITE_READONLY: "you may not write to the file or its folder",
 }

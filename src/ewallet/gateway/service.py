@@ -20,6 +20,7 @@ from ewallet.gateway.domain import (
 from ewallet.gateway.messages import Readiness
 from ewallet.kernel.clock import Clock
 from ewallet.kernel.errors import Overloaded, Refusal
+from ewallet.plumbing.database import StorageUnavailable
 from ewallet.plumbing.http.application import OPENAPI_PATH
 from ewallet.plumbing.http.contract import INVALID_TOKEN, bearer_token
 from ewallet.plumbing.http.operations import State, state_of
@@ -80,7 +81,9 @@ class GatewayService:
         return self._document
 
     async def _ask(self, name: str) -> None:
-        status, _ = await self._backends[name].get("/health/ready")
+        status, answer = await self._backends[name].get("/health/ready")
+        if answer == {"status": "storage-unavailable"}:
+            raise StorageUnavailable(f"{name} says that its storage takes nothing")
         if status != 200:
             raise Overloaded(f"{name} says that it is not ready")
 

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     TOO_MANY_REQUESTS = "too-many-requests"
     INTERNAL_ERROR = "internal-error"
     SERVICE_UNAVAILABLE = "service-unavailable"
+    STORAGE_UNAVAILABLE = "storage-unavailable"
     TIMEOUT = "timeout"
 
     @property
@@ -122,7 +123,7 @@ def kind_of(reason: Reason) -> Kind:
             return Kind.TOO_MANY
         case Reason.INTERNAL_ERROR:
             return Kind.BUG
-        case Reason.SERVICE_UNAVAILABLE:
+        case Reason.SERVICE_UNAVAILABLE | Reason.STORAGE_UNAVAILABLE:
             return Kind.UNAVAILABLE
         case Reason.TIMEOUT:
             return Kind.TIMEOUT

@@ -4,6 +4,9 @@ Work is a function of a connection and runs whole in one transaction, in a worke
 commits, any error rolls back. A transient error (deadlock, lock time-out, lost connection, busy file) redoes the whole
 function, so it must find its own earlier effects by their ids. That also covers an error at or after COMMIT, when
 nobody can know whether it took effect.
+
+A disk that is full, broken or read-only is told at once and not waited for (:class:`StorageUnavailable`). Reading goes
+on where the disk allows it, and the first write that succeeds again ends the matter.
 """
 
 import asyncio
@@ -13,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import stamina
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -23,6 +26,7 @@ from sqlalchemy.pool import QueuePool
 
 from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing import failpoints, statements
+from ewallet.plumbing.schema import version_table
 
 Result = TypeVar("Result")
 
@@ -33,17 +37,52 @@ MAXIMUM_SECONDS = 5.0
 
 LOCK_WAIT_SECONDS = 3
 
+_SQLITE_PRIMARY_CODE = 0xFF
+
+
+class _Errors(NamedTuple):
+    """Errors by the primary result codes of SQLite, and by the numbers of MySQL and MariaDB."""
+
+    sqlite: frozenset[int]
+    mysql: frozenset[int]
+
+    def include(self, error: DBAPIError) -> bool:
+        original = error.orig
+        if isinstance(original, sqlite3.Error):
+            return getattr(original, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE in self.sqlite
+        return original is not None and bool(original.args) and original.args[0] in self.mysql
+
+
 # 1213 deadlock, 1205 lock wait, 1020 row changed since it was read, 1047 node not ready (Galera), 1053 shutdown,
 # 1927, 2006, 2013 and 2055 connection lost, 2003 cannot connect, 4031 disconnected when idle, 0 closed socket.
-_TRANSIENT_MYSQL = frozenset({0, 1020, 1047, 1053, 1205, 1213, 1927, 2003, 2006, 2013, 2055, 4031})
-_TRANSIENT_SQLITE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_SQLITE_PRIMARY_CODE = 0xFF
+_TRANSIENT = _Errors(
+    sqlite=frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}),
+    mysql=frozenset({0, 1020, 1047, 1053, 1205, 1213, 1927, 2003, 2006, 2013, 2055, 4031}),
+)
+
+# 3 and 1026 error writing a file, 1021 disk full, 1030 the storage engine got an error, 1114 table or tablespace full.
+_DISK_FAILS = _Errors(
+    sqlite=frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}),
+    mysql=frozenset({3, 1021, 1026, 1030, 1114}),
+)
+
+# 1290 and 1836 the server is read-only. Not among the errors of reading: there it is our own mistake to write at all.
+_DISK_TAKES_NOTHING = _Errors(
+    sqlite=_DISK_FAILS.sqlite | {sqlite3.SQLITE_READONLY}, mysql=_DISK_FAILS.mysql | {1290, 1836}
+)
 
 _open_transactions = threading.local()
 
 
 class DatabaseUnavailable(OutcomeUnknown):
     """The database did not take or confirm the work in time; whether it took effect is unknown."""
+
+
+class StorageUnavailable(DatabaseUnavailable):
+    """The disk under the database is full, broken or read-only.
+
+    As a rule nothing was written. But a COMMIT whose sync fails may still be found after a crash: it counts as unknown.
+    """
 
 
 class Database:
@@ -53,6 +92,7 @@ class Database:
         self.name = name
         self._writer = writer
         self._reader = reader
+        self._storage_refuses = False
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-writer")
         self._reader_threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix=f"{name}-reader")
 
@@ -64,7 +104,8 @@ class Database:
     def transact(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` in one write transaction, in this thread; redone whole after a transient error.
 
-        DatabaseUnavailable: still failing transiently after the last attempt. Other errors of ``work`` pass through.
+        DatabaseUnavailable: still failing transiently after the last attempt. StorageUnavailable: the disk took
+        nothing. Other errors of ``work`` pass through.
         """
 
         def once() -> Result:
@@ -74,7 +115,13 @@ class Database:
             failpoints.reached("commit.after", self.name)
             return result
 
-        return self._redone(once)
+        try:
+            result = self._redone(once, _DISK_TAKES_NOTHING)
+        except StorageUnavailable:
+            self._storage_refuses = True
+            raise
+        self._storage_refuses = False
+        return result
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` in one read transaction (a single snapshot on SQLite), in this thread."""
@@ -83,24 +130,17 @@ class Database:
             with self._reader.begin() as tx:
                 return work(tx)
 
-        return self._redone(once)
+        return self._redone(once, _DISK_FAILS)
 
-    def _redone(self, once: Callable[[], Result]) -> Result:
-        """The result of ``once``, repeated after transient errors; the usual first success pays nothing for that."""
+    def _redone(self, once: Callable[[], Result], of_storage: _Errors) -> Result:
         try:
-            return once()
+            return _repeated(once)
         except DBAPIError as error:
-            if not is_transient(error):
-                raise
-        try:
-            for attempt in _further_attempts():
-                with attempt:
-                    return once()
-        except DBAPIError as error:
+            if of_storage.include(error):
+                raise StorageUnavailable(f"the disk of the {self.name} database fails: {error.orig}") from error
             if is_transient(error):
                 raise DatabaseUnavailable(f"the {self.name} database does not answer") from error
             raise
-        raise DatabaseUnavailable(f"no attempt was made on the {self.name} database")  # pragma: no cover
 
     def snapshot(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` in this thread on the data as they are at one moment, however long it reads and others write."""
@@ -127,8 +167,17 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call)
 
     async def ping(self) -> None:
-        """Return when the database answers; DatabaseUnavailable when it does not."""
+        """Return when the database answers; DatabaseUnavailable when it does not.
+
+        While its disk refuses writes (StorageUnavailable), every ping tries one: there may be room again.
+        """
+        if self._storage_refuses:
+            await self.writing(self._write_nothing_new)
         await self.reading(lambda tx: tx.exec_driver_sql("SELECT 1").scalar())
+
+    def _write_nothing_new(self, tx: Connection) -> None:
+        """Write the one row that every service has, as it is."""
+        statements.run(tx, f"UPDATE {version_table(self.name)} SET version_num = version_num")  # noqa: S608  # a name of ours
 
     def close(self) -> None:
         """Finish what is under way, then close every connection."""
@@ -154,13 +203,20 @@ def transaction_open() -> bool:
 
 def is_transient(error: Exception) -> bool:
     """Whether doing the same transaction again may succeed."""
-    if not isinstance(error, DBAPIError):
-        return False
-    original = error.orig
-    if isinstance(original, sqlite3.Error):
-        return getattr(original, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE in _TRANSIENT_SQLITE
-    code = original.args[0] if original is not None and original.args else None
-    return error.connection_invalidated or code in _TRANSIENT_MYSQL
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or _TRANSIENT.include(error))
+
+
+def _repeated(once: Callable[[], Result]) -> Result:
+    """The result of ``once``, repeated after transient errors; the usual first success pays nothing for that."""
+    try:
+        return once()
+    except DBAPIError as error:
+        if not is_transient(error):
+            raise
+    for attempt in _further_attempts():
+        with attempt:
+            return once()
+    raise DatabaseUnavailable("no attempt was made")  # pragma: no cover
 
 
 def _further_attempts() -> Iterator[stamina.Attempt]:

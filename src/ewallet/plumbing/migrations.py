@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select
 
 from ewallet.plumbing.database import DatabaseUnavailable, open_database
+from ewallet.plumbing.schema import version_table
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -80,8 +81,3 @@ def _upgrade_alone(connection: Connection, service: str) -> bool:
         )
     command.upgrade(config, "heads")
     return True
-
-
-def version_table(service: str) -> str:
-    """The table in which Alembic keeps a service's version; all services may share one database."""
-    return f"{service}_schema_version"

@@ -84,6 +84,11 @@ def append_only(table_name: str, dialect: str) -> Iterator[str]:
         yield f"CREATE TRIGGER {trigger} BEFORE {verb} ON {table_name} {body}"
 
 
+def version_table(service: str) -> str:
+    """The table in which Alembic keeps a service's version; all services may share one database."""
+    return f"{service}_schema_version"
+
+
 # A few fixed sizes keep the number of different statements small, so that SQLite prepares each one once.
 _SQLITE_CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 _MYSQL_MAXIMUM_ROWS = 512

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import structlog
 
+from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 from ewallet.plumbing.telemetry import WORKER_ERRORS
 
 log = structlog.get_logger()
@@ -30,6 +31,11 @@ async def run_forever(
         wake.clear()
         try:
             found_work = await run_once() > 0
+        except (OutcomeUnknown, Overloaded) as error:
+            # Something that it needs is out of order; whoever mends that needs no stack trace every second.
+            WORKER_ERRORS.labels(name).inc()
+            log.warning("worker.round_put_off", worker=name, error=str(error))
+            found_work = False
         except Exception:
             WORKER_ERRORS.labels(name).inc()
             log.exception("worker.round_failed", worker=name)

@@ -14,6 +14,7 @@ from msgspec import Meta
 from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused
+from ewallet.plumbing.database import StorageUnavailable
 from ewallet.plumbing.http.application import service_application
 from ewallet.plumbing.http.contract import (
     ANY_USER,
@@ -73,6 +74,7 @@ FAILURES = {
         Refusal(Reason.INSUFFICIENT_FUNDS, "Too little.", members={"failureReason": "INSUFFICIENT_FUNDS"})
     ),
     "overloaded": Overloaded("the secret queue is full"),
+    "storage": StorageUnavailable("the secret disk is full"),
     "unknown": OutcomeUnknown("the secret wallet does not answer"),
     "bug": KeyError("a secret detail"),
 }
@@ -125,6 +127,7 @@ async def test_a_problem_has_every_member_of_the_contract(client: httpx2.AsyncCl
     ("how", "expected", "retry_after"),
     [
         ("overloaded", (503, "service-unavailable"), "1"),
+        ("storage", (503, "storage-unavailable"), "5"),
         ("unknown", (504, "timeout"), "1"),
         ("bug", (500, "internal-error"), None),
     ],

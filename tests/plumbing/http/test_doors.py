@@ -8,6 +8,7 @@ import pytest
 
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
+from ewallet.plumbing.database import StorageUnavailable
 from ewallet.plumbing.http import doors
 from ewallet.plumbing.http.doors import Door, chunks
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
@@ -118,6 +119,14 @@ async def test_a_refusal_before_beginning_is_known_to_have_done_nothing(sister: 
     server.answers(503)
 
     with pytest.raises(Overloaded):
+        await ask(open_door())
+
+
+async def test_a_disk_of_the_other_side_that_fails_leaves_the_outcome_unknown(sister: Doors) -> None:
+    server, open_door = sister
+    server.answers(503, '{"type": "/problems/storage-unavailable"}')
+
+    with pytest.raises(StorageUnavailable):
         await ask(open_door())
 
 

@@ -11,8 +11,9 @@ import httpx2
 import msgspec
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
-from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason
 from ewallet.plumbing import failpoints
+from ewallet.plumbing.database import StorageUnavailable
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.tokens import INTERNAL_SECONDS, sign_internal
@@ -41,7 +42,8 @@ class Door:
     async def post(self, path: str, body: Any, answer_type: type[Answer], *, request_id: str) -> Answer:
         """POST a struct to an internal endpoint and decode its answer.
 
-        OutcomeUnknown: no clear answer came. Overloaded: the other side refused before beginning.
+        OutcomeUnknown: no clear answer came; StorageUnavailable: the other side's disk fails. Overloaded: it refused
+        before beginning.
         """
         headers = {
             "Authorization": f"Bearer {self._current_token()}",
@@ -68,6 +70,8 @@ class Door:
         except httpx2.HTTPError as error:
             raise OutcomeUnknown(f"{method} {path}: {type(error).__name__}") from error
         if response.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
+            if f"/problems/{Reason.STORAGE_UNAVAILABLE.value}" in response.text:
+                raise StorageUnavailable(f"{method} {path}: the other side can store nothing")
             raise Overloaded(f"{method} {path}: the service is not available")
         if response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
             raise OutcomeUnknown(f"{method} {path}: status {response.status_code}")

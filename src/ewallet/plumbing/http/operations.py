@@ -10,6 +10,7 @@ from litestar import MediaType, Response, get
 from litestar.handlers import HTTPRouteHandler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from ewallet.plumbing.database import StorageUnavailable
 from ewallet.plumbing.http.contract import public
 
 log = structlog.get_logger()
@@ -20,7 +21,8 @@ READY_SECONDS = 2
 Check: TypeAlias = Callable[[], Awaitable[None]]
 """Returns when the process can work, raises when it cannot."""
 
-State: TypeAlias = Literal["ready", "unavailable"]
+State: TypeAlias = Literal["ready", "unavailable", "storage-unavailable"]
+"""With ``storage-unavailable`` whatever is stored can still be looked at."""
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -61,7 +63,7 @@ async def state_of(check: Check) -> State:
             await check()
     except Exception as error:  # noqa: BLE001  # whatever is wrong, the answer is that the process is not ready
         log.warning("health.not_ready", error=f"{type(error).__name__}: {error}")
-        return "unavailable"
+        return "storage-unavailable" if isinstance(error, StorageUnavailable) else "unavailable"
     return "ready"
 
 

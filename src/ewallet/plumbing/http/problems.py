@@ -21,7 +21,7 @@ from ewallet.kernel.errors import (
     kind_of,
     status_of,
 )
-from ewallet.plumbing.database import DatabaseUnavailable
+from ewallet.plumbing.database import DatabaseUnavailable, StorageUnavailable
 
 log = structlog.get_logger()
 
@@ -30,6 +30,9 @@ REQUEST_ID_SCOPE_KEY = "ewallet.request_id"
 
 RETRY_AFTER_SECONDS = 1
 """What a client should wait when nothing better is known."""
+
+STORAGE_RETRY_AFTER_SECONDS = 5
+"""Room on a disk is made by people, or by a job that cleans up: not within a second."""
 
 TITLES: Mapping[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The request cannot be read",
@@ -59,6 +62,7 @@ TITLES: Mapping[Reason, str] = {
     Reason.TOO_MANY_REQUESTS: "Too many requests",
     Reason.INTERNAL_ERROR: "Internal error",
     Reason.SERVICE_UNAVAILABLE: "The service is not available",
+    Reason.STORAGE_UNAVAILABLE: "Nothing can be stored at the moment",
     Reason.TIMEOUT: "The answer took too long",
 }
 
@@ -184,6 +188,12 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "A part of the platform is overloaded, is being restarted, or cannot be reached.",
         "Wait as long as Retry-After says, then repeat the request, with the same idempotency key if it had one.",
     ),
+    Reason.STORAGE_UNAVAILABLE: Explanation(
+        "The platform's disk or database takes nothing new just now: it is full, read-only or broken. What is stored "
+        "can still be looked at.",
+        "Wait as long as Retry-After says, then repeat the request, with the same idempotency key if it had one: it is "
+        "carried out once at most.",
+    ),
     Reason.TIMEOUT: Explanation(
         "No answer came in time, so the outcome is not known: the request may or may not have been carried out.",
         "Repeat the request with the same idempotency key: it is carried out once at most, and you learn the outcome.",
@@ -273,6 +283,12 @@ def refusal_of(error: Exception) -> Refusal:
             return _invalid_parameters(error)
         case HTTPException() if error.status_code in _REASON_BY_STATUS:
             return Refusal(_REASON_BY_STATUS[error.status_code], _detail(error))
+        case StorageUnavailable():
+            return Refusal(
+                Reason.STORAGE_UNAVAILABLE,
+                "Nothing can be stored at the moment. Repeat the request later, with the same key if it has one.",
+                retry_after_seconds=STORAGE_RETRY_AFTER_SECONDS,
+            )
         case Overloaded() | DatabaseUnavailable():
             return Refusal(
                 Reason.SERVICE_UNAVAILABLE,
