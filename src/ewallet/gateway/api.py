@@ -1,6 +1,5 @@
 """The gateway over HTTP: the front through which every request passes, and the gateway's own pages."""
 
-import asyncio
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -18,6 +17,7 @@ from ewallet.gateway.domain import NOTHING_HERE, forwarded_headers, route_of, to
 from ewallet.gateway.messages import ProblemPage, Readiness
 from ewallet.gateway.service import GatewayService
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused, kind_of, status_of
+from ewallet.plumbing.deadlines import TimeLimit
 from ewallet.plumbing.http.addresses import TrustedProxies, address_of, forwarded_chain, peer_of
 from ewallet.plumbing.http.bodies import read_body
 from ewallet.plumbing.http.contract import accepts, public
@@ -48,6 +48,7 @@ class Front:
         self._backends = backends
         self._trusted = trusted
         self._seconds = request_seconds
+        self._limit = TimeLimit(request_seconds)
 
     async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -78,15 +79,15 @@ class Front:
         address = address_of(scope, self._trusted)
         if refusal := await self._service.admit(route, address=address, authorization=_authorization(scope)):
             return refusal
-        body = None
+        body, deadline = None, self._limit.begin()
         try:
-            async with asyncio.timeout(self._seconds) as limit:
+            with deadline:
                 body = await read_body(receive)  # so that a service never waits for a slow client
                 if route.stream:
-                    limit.reschedule(None)
+                    deadline.lift()
                 await self._backends[route.service].forward(self._rewritten(scope, body), body, receive, answer.send)
         except TimeoutError:
-            if answer.started or not limit.expired():
+            if answer.started or not deadline.expired:
                 raise
             return too_slow(self._seconds) if body is None else too_late(self._seconds)
         return None
