@@ -34,7 +34,7 @@ demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
 	@$(BIN)/ewallet demo
 
 .PHONY: test
-test: $(DEV_INSTALLED) mariadb curl check ## Run every check and every test, with coverage
+test: $(DEV_INSTALLED) mariadb curl compiler check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov --numprocesses auto --dist loadfile
 
 .PHONY: bench
@@ -112,6 +112,10 @@ mariadb:
 .PHONY: curl
 curl:
 	@command -v curl >/dev/null || tools/install-packages curl
+
+.PHONY: compiler
+compiler:
+	@command -v gcc >/dev/null || tools/install-packages gcc libc6-dev
 
 .PHONY: wrk
 wrk:

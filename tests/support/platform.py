@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ Way: TypeAlias = Literal["together", "apart"]
 """One process for everything, or five that talk HTTP."""
 
 SERVICES = ("auth", "wallet", "payment", "notification", "gateway")
+PRODUCT = (sys.executable, "-m", "ewallet")
 START_SECONDS = 60  # it takes two; a busy machine may take many
 STOP_SECONDS = 20
 ADMIN_EMAIL = "admin@example.com"
@@ -35,13 +36,19 @@ class Process:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     log: Path
+    launcher: Sequence[str] = PRODUCT
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ewallet", *self.command], env=self.environment, stdout=log, stderr=log
+                [*self.launcher, *self.command], env=self.environment, stdout=log, stderr=log
             )
+
+    @property
+    def id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def running(self) -> bool:
@@ -110,7 +117,9 @@ class Platform:
 
 
 @contextmanager
-def platform(way: Way, databases: Mapping[str, str], folder: Path, **settings: str) -> Iterator[Platform]:
+def platform(
+    way: Way, databases: Mapping[str, str], folder: Path, *, launcher: Sequence[str] = PRODUCT, **settings: str
+) -> Iterator[Platform]:
     """A platform that is not started yet; whatever runs at the end is killed."""
     common = {
         "EWALLET_BCRYPT_COST": "4",
@@ -123,21 +132,21 @@ def platform(way: Way, databases: Mapping[str, str], folder: Path, **settings: s
         **{f"EWALLET_{service.upper()}_DATABASE_URL": url for service, url in databases.items()},
         **settings,
     }
-    made = _together(common, folder) if way == "together" else _apart(common, folder)
+    made = _together(common, folder, launcher) if way == "together" else _apart(common, folder, launcher)
     with ExitStack() as cleanup:
         for process in made.processes.values():
             cleanup.callback(process.kill)
         yield made
 
 
-def _together(common: Mapping[str, str], folder: Path) -> Platform:
+def _together(common: Mapping[str, str], folder: Path, launcher: Sequence[str]) -> Platform:
     port = free_port()
     environment = clean_environment(EWALLET_PORT=str(port), **common)
-    processes = {"ewallet": Process(("up",), environment, folder / "ewallet.log")}
+    processes = {"ewallet": Process(("up",), environment, folder / "ewallet.log", launcher)}
     return Platform("together", f"http://127.0.0.1:{port}", environment, processes)
 
 
-def _apart(common: Mapping[str, str], folder: Path) -> Platform:
+def _apart(common: Mapping[str, str], folder: Path, launcher: Sequence[str]) -> Platform:
     ports = {service: free_port() for service in SERVICES}
     addresses = {
         f"EWALLET_{service.upper()}_URL": f"http://127.0.0.1:{port}"
@@ -150,6 +159,7 @@ def _apart(common: Mapping[str, str], folder: Path) -> Platform:
             ("serve", service),
             clean_environment(EWALLET_PORT=str(port), **shared),
             folder / f"{service}.log",
+            launcher,
         )
         for service, port in ports.items()
     }
@@ -168,7 +178,7 @@ def run_command(
 ) -> subprocess.CompletedProcess[str]:
     """Run `ewallet COMMAND` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "ewallet", *command],
+        [*PRODUCT, *command],
         env=environment,
         input=standard_input,
         capture_output=True,
