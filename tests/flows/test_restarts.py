@@ -15,7 +15,7 @@ from tests.conftest import Backend
 from tests.support.platform import People, User, Way, payment, platform, wait_until
 
 MAXIMUM_RECOVERY_SECONDS = 10
-MAXIMUM_NOTIFICATION_SECONDS = 3  # far below the ten of a relay's lease
+MAXIMUM_NOTIFICATION_SECONDS = 3  # well below the five of a relay's lease
 PAYERS = 8
 PAYMENTS_BEFORE_THE_KILL = 40
 

@@ -29,7 +29,9 @@ BATCH = 500
 """Events handed over at once; about as many as a busy platform makes in a third of a second."""
 
 LEASE_NAME = "outbox-relay"
-LEASE_SECONDS = 10
+LEASE_SECONDS = 5
+"""What a killed process was about to tell, another one tells some six seconds later."""
+
 MAXIMUM_ATTEMPTS = 6
 """With the waits below an event is given up after about half a minute."""
 
