@@ -1,0 +1,395 @@
+"""The accountant: reads everything back over the API and compares it with what people ordered and were answered.
+
+It shares no code and no database with the product (a test of tests/house sees to that): what an amount, a fee or a
+balance should be, it works out by itself. What it cannot read completely it does not judge: Incomplete is a failure.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.orders import CURRENCY, Kind, Order, Person
+from tests.chaos.wire import NoAnswer, NotSent, Wire
+
+READERS = 8
+ENDED = {"SUCCESS", "FAILED"}
+POSTED = {"SUCCESS"}
+FEE_BASIS_POINTS = 200
+LOOK_AGAIN_SECONDS = 0.2
+
+Items = list[dict[str, Any]]
+
+
+class Incomplete(Exception):
+    """Something could not be read, so nothing is known: neither that all is well nor that it is not."""
+
+
+@dataclass
+class Books:
+    """Everything that the platform says, oldest first; by the id of its owner, or of its payment."""
+
+    payments: Items = field(default_factory=list)
+    histories: dict[str, Items] = field(default_factory=dict)
+    wallets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    statements: dict[str, Items] = field(default_factory=dict)
+    inboxes: dict[str, Items] = field(default_factory=dict)
+    payment_audit: Items = field(default_factory=list)
+    wallet_audit: Items = field(default_factory=list)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads the books as people could. Incomplete: any answer that is missing, late or not what was asked for."""
+
+    def __init__(self, wire: Wire, admin: Person, people: Sequence[Person]) -> None:
+        self._wire = wire
+        self._admin = admin
+        self._people = people
+        self._turns = asyncio.Semaphore(READERS)
+
+    async def books(self) -> Books:
+        """All of them; to be called when nobody orders anything."""
+        admin, people = self._admin, self._people
+        payments = await self.pages("/payment", admin)
+        ids = [payment["transactionId"] for payment in payments]
+        return Books(
+            payments=payments,
+            histories=dict(zip(ids, await _all(self._history(each) for each in ids), strict=True)),
+            wallets=await self._by_person(lambda person: self.get(f"/wallet/{person.id}", admin)),
+            statements=await self._by_person(lambda person: self.pages(f"/wallet/{person.id}/entries", admin)),
+            inboxes=dict(
+                zip(
+                    [person.id for person in people],
+                    await _all(self.pages("/notification", person) for person in people),
+                    strict=True,
+                )
+            ),
+            payment_audit=await self.pages("/payment/audit", admin),
+            wallet_audit=await self.pages("/wallet/audit", admin),
+        )
+
+    async def unfinished(self) -> Items:
+        """The payments that have not come to an end."""
+        return await self.pages("/payment?status=PENDING", self._admin)
+
+    async def pages(self, path: str, person: Person) -> Items:
+        """A whole list, oldest first, however many pages it has."""
+        items: Items = []
+        page = await self.get(f"{path}{'&' if '?' in path else '?'}limit=100", person)
+        items += page["items"]
+        while (cursor := page["nextCursor"]) is not None:
+            page = await self.get(f"{path}{'&' if '?' in path else '?'}limit=100&cursor={cursor}", person)
+            items += page["items"]
+        return items[::-1]
+
+    async def get(self, path: str, person: Person) -> Any:
+        """One answer."""
+        async with self._turns:
+            try:
+                answer = await self._wire.call("GET", path, token=person.token)
+            except (NotSent, NoAnswer) as error:
+                raise Incomplete(f"GET {path}: {error}") from error
+        if answer.status != 200:
+            raise Incomplete(f"GET {path}: {answer}")
+        return answer.body
+
+    async def _history(self, payment_id: str) -> Items:
+        history: Items = (await self.get(f"/payment/{payment_id}/history", self._admin))["items"]
+        return history
+
+    async def _by_person(self, read: Callable[[Person], Awaitable[Any]]) -> dict[str, Any]:
+        read_all = await _all(read(person) for person in self._people)
+        return dict(zip([person.id for person in self._people], read_all, strict=True))
+
+
+async def _all(reads: Iterator[Awaitable[Any]]) -> list[Any]:
+    return list(await asyncio.gather(*reads))
+
+
+# --- what people ordered, in the words of the books -----------------------------------------------------------------
+
+
+def fee_on(amount: int) -> int:
+    """Two percent, half to even."""
+    whole, rest = divmod(amount * FEE_BASIS_POINTS, 10_000)
+    return whole + (rest > 5_000 or (rest == 5_000 and whole % 2 == 1))
+
+
+def change(entry: dict[str, Any]) -> int:
+    """What an entry adds to its owner's balance."""
+    amount: int = entry["amount"]
+    return amount if entry["type"] == "CREDIT" else -amount
+
+
+@dataclass
+class Case:
+    """The orders and the books side by side, in the ways in which the checks look at them."""
+
+    orders: Sequence[Order]
+    books: Books
+    by_key: dict[str, Order] = field(init=False)
+    payments_by_key: dict[str, Items] = field(init=False)
+    entries_by_payment: dict[str, dict[str, Items]] = field(init=False)
+    entries_by_key: dict[str, Items] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_key = {order.key: order for order in self.orders}
+        self.payments_by_key = defaultdict(list)
+        for payment in self.books.payments:
+            self.payments_by_key[payment["reference"]].append(payment)
+        self.entries_by_payment = defaultdict(lambda: defaultdict(list))
+        self.entries_by_key = defaultdict(list)
+        for owner, entries in self.books.statements.items():
+            for entry in entries:
+                if entry.get("transactionId"):
+                    self.entries_by_payment[entry["transactionId"]][owner].append(entry)
+                else:
+                    self.entries_by_key[entry["reference"]].append(entry)
+
+    def movements(self) -> Iterator[Order]:
+        """The orders that are no payments."""
+        return (order for order in self.orders if order.kind is not Kind.PAY)
+
+    def postings(self, order: Order) -> int:
+        """How often money was moved for an order."""
+        if order.kind is not Kind.PAY:
+            return len(self.entries_by_key[order.key])
+        payments = self.payments_by_key[order.key]
+        return sum(bool(self.entries_by_payment.get(each["transactionId"])) for each in payments)
+
+
+# --- the checks: each a promise, and a sentence for every time that it is broken -----------------------------------
+
+Check = Callable[[Case], Iterator[str]]
+
+
+def what_was_acknowledged_is_there(case: Case) -> Iterator[str]:
+    """Who was told that it is done finds it done, with the same ids and amounts."""
+    payments = {payment["transactionId"]: payment for payment in case.books.payments}
+    for order in case.orders:
+        told = order.acknowledged
+        if told is None:
+            continue
+        if order.kind is Kind.PAY:
+            found = payments.get(told["transactionId"])
+            if found != told:
+                yield f"{order}: was told {told}, now it is {found}"
+        elif told["transferId"] not in {entry["transferId"] for entry in case.entries_by_key[order.key]}:
+            yield f"{order}: was told {told}, but no such entry is there"
+
+
+def nothing_is_posted_that_was_not_asked_or_was_refused(case: Case) -> Iterator[str]:
+    """Every movement of money goes back to an order that was sent, as it was sent, and that nobody saw refused."""
+    payments = {payment["transactionId"]: payment for payment in case.books.payments}
+    for payment_id in case.entries_by_payment:
+        if payment_id not in payments or payments[payment_id]["reference"] not in case.by_key:
+            yield f"money was moved for {payment_id}, which nobody ordered"
+    yield from (f"money was moved for {key}, which nobody ordered" for key in case.entries_by_key.keys() - case.by_key)
+    for order in case.orders:
+        if case.postings(order) and order.refused:
+            yield f"{order}: was refused, and yet money was moved"
+        if case.postings(order) and not order.sent:
+            yield f"{order}: was never sent, and yet money was moved"
+        for payment in case.payments_by_key[order.key]:
+            if (payment["amount"], payment["customerId"]) != (order.amount, order.owner.id):
+                yield f"{order}: {payment} is another payment than was ordered"
+    for order in case.movements():
+        for entry in case.entries_by_key[order.key]:
+            if (entry["amount"], entry["type"].lower()) != (order.amount, order.kind.value):
+                yield f"{order}: {entry} is another movement than was ordered"
+
+
+def one_payment_a_key_and_one_posting_a_step(case: Case) -> Iterator[str]:
+    """However often it was asked, it was done once; and everybody who asked was told the same."""
+    for order in case.orders:
+        if (count := len(case.payments_by_key[order.key])) > 1:
+            yield f"{order}: {count} payments"
+        if order.kind is not Kind.PAY and (count := len(case.entries_by_key[order.key])) > 1:
+            yield f"{order}: {count} postings"
+        if len({str(answer.body) for answer in order.answers if answer.status in (200, 201)}) > 1:
+            yield f"{order}: different answers to the same request: {order.answers}"
+    for owner, entries in case.books.statements.items():
+        for transfer, count in Counter(entry["transferId"] for entry in entries).items():
+            if count > 1:
+                yield f"{transfer} is {count} times in the statement of {owner}"
+    for payment_id, by_owner in case.entries_by_payment.items():
+        for owner, entries in by_owner.items():
+            for (payee, _type), count in Counter((each["counterparty"], each["type"]) for each in entries).items():
+                if count > 1:
+                    yield f"{payment_id}: {count} postings between {owner} and {payee}"
+
+
+def every_group_is_whole(case: Case) -> Iterator[str]:
+    """Of a payment that moved money the customer's side, the merchant's side and the fee are all there, and agree."""
+    for payment in case.books.payments:
+        sides = case.entries_by_payment.get(payment["transactionId"])
+        if not sides:
+            continue
+        amount, fee = payment["amount"], fee_on(payment["amount"])
+        customer, merchant = sides.get(payment["customerId"], []), sides.get(payment["merchantId"], [])
+        parts = sorted((each["counterparty"], change(each)) for each in customer)
+        wanted = sorted([(payment["merchantId"], fee - amount), *([("fees", -fee)] if fee else [])])
+        if parts != wanted:
+            yield f"{payment['transactionId']}: the customer's entries are {parts}, not {wanted}"
+        if [change(each) for each in merchant] != [amount - fee]:
+            yield f"{payment['transactionId']}: the merchant's entries are {merchant}, not one of {amount - fee}"
+        ids = {each["transferId"] for each in merchant}
+        if not ids <= {each["transferId"] for each in customer}:
+            yield f"{payment['transactionId']}: the two sides name different transfers"
+        if (payment["fee"], payment["netAmount"]) != (fee, amount - fee):
+            yield f"{payment['transactionId']}: the fee on {amount} is {fee}, not {payment['fee']}"
+
+
+def every_balance_is_the_sum_of_its_entries_and_was_never_below_zero(case: Case) -> Iterator[str]:
+    """At every line of every statement the balance is what the lines so far make it, and not below zero."""
+    for owner, entries in case.books.statements.items():
+        balance = 0
+        for entry in entries:
+            balance += change(entry)
+            if entry["balanceAfter"] != balance:
+                yield f"{owner}: after {entry['transferId']} the balance is {entry['balanceAfter']}, not {balance}"
+            if balance < 0:
+                yield f"{owner}: after {entry['transferId']} the balance is below zero: {balance}"
+        if (shown := available(case.books, owner)) != balance:
+            yield f"{owner}: has {shown}, but the entries make {balance}"
+        if (held := _balance(case.books, owner)["held"]) != 0:
+            yield f"{owner}: {held} is held, and nothing holds it"
+
+
+def every_payment_has_ended(case: Case) -> Iterator[str]:
+    """No payment waits for ever, no client is left without an answer, and the history says how it ended."""
+    for order in case.orders:
+        if order.sent and not order.settled:
+            yield f"{order}: nobody ever got a definite answer; the last ones are {order.answers[-3:]}"
+    for payment in case.books.payments:
+        if payment["status"] not in ENDED:
+            yield f"{payment['transactionId']} is still {payment['status']}"
+        states = [line["status"] for line in case.books.histories[payment["transactionId"]]]
+        if states != ["PENDING", payment["status"]]:
+            yield f"{payment['transactionId']} is {payment['status']}, but its history is {states}"
+
+
+def success_is_what_was_posted_and_kept(case: Case) -> Iterator[str]:
+    """SUCCESS if and only if the money has moved, and stayed."""
+    for payment in case.books.payments:
+        sides = case.entries_by_payment.get(payment["transactionId"], {})
+        moved = sum(change(entry) for entry in sides.get(payment["merchantId"], []))
+        if (payment["status"] in POSTED) != (moved > 0):
+            yield f"{payment['transactionId']} is {payment['status']}, and the merchant has {moved} of it"
+
+
+def everybody_is_told_once(case: Case) -> Iterator[str]:
+    """Each end of a payment and each movement is told once to each who is concerned, and nothing else is told."""
+    wanted: Counter[tuple[str, str, str]] = Counter()
+    for payment in case.books.payments:
+        event = {"SUCCESS": "payment.succeeded", "FAILED": "payment.failed"}.get(payment["status"])
+        if event is not None:
+            for side in ("customerId", "merchantId"):
+                wanted[payment[side], event, payment["transactionId"]] += 1
+    for order in case.movements():
+        for entry in case.entries_by_key[order.key]:
+            wanted[order.owner.id, f"wallet.{order.kind}ed", entry["transferId"]] += 1
+    told = Counter(
+        (owner, item["event"], item["data"].get("transactionId") or item["data"]["transferId"])
+        for owner, items in case.books.inboxes.items()
+        for item in items
+    )
+    for key in sorted(wanted.keys() | told.keys()):
+        if wanted[key] != told[key]:
+            yield f"{key[0]} was told of {key[1]} of {key[2]} {told[key]} times, not {wanted[key]}"
+
+
+def the_audit_is_whole(case: Case) -> Iterator[str]:
+    """No number is missing, and each verdict has one record: in payment, in the wallet, and of each movement."""
+    for name, records in (("payment", case.books.payment_audit), ("wallet", case.books.wallet_audit)):
+        if [record["sequence"] for record in records] != list(range(1, len(records) + 1)):
+            yield f"the numbers of {name}'s audit have gaps"
+    verdicts = Counter(record["subject"] for record in case.books.payment_audit)
+    groups = Counter(each["subject"] for each in case.books.wallet_audit if each["action"] == "wallet.post_group")
+    for payment in case.books.payments:
+        if payment["status"] in ENDED:
+            for name, records_of in (("payment", verdicts), ("wallet", groups)):
+                if (count := records_of[payment["transactionId"]]) != 1:
+                    yield f"{payment['transactionId']} has {count} audit records in {name}"
+    movements = Counter(each["detail"].get("reference") for each in case.books.wallet_audit if each["result"] == "ok")
+    for order in case.movements():
+        if movements[order.key] != len(case.entries_by_key[order.key]):
+            yield f"{order} has {movements[order.key]} audit records"
+
+
+CHECKS: tuple[Check, ...] = (
+    what_was_acknowledged_is_there,
+    nothing_is_posted_that_was_not_asked_or_was_refused,
+    one_payment_a_key_and_one_posting_a_step,
+    every_group_is_whole,
+    every_balance_is_the_sum_of_its_entries_and_was_never_below_zero,
+    every_payment_has_ended,
+    success_is_what_was_posted_and_kept,
+    everybody_is_told_once,
+    the_audit_is_whole,
+)
+
+Findings = dict[str, list[str]]
+"""What is wrong, by the name of the check that found it."""
+
+
+def findings_of(case: Case) -> Findings:
+    """What every check has to say; empty where all is well."""
+    return {check.__name__: found for check in CHECKS if (found := list(check(case)))}
+
+
+def unexplained(case: Case) -> int:
+    """Minor units in wallets that no order explains, or that orders explain and are not there."""
+    expected: Counter[str] = Counter()
+    for order in case.orders:
+        if case.postings(order):
+            amount = -order.amount if order.kind is not Kind.CREDIT else order.amount
+            expected[order.owner.id] += amount
+            if order.merchant is not None:
+                expected[order.merchant.id] += order.amount - fee_on(order.amount)
+    return sum(abs(available(case.books, owner) - expected[owner]) for owner in case.books.wallets)
+
+
+def available(books: Books, owner: str) -> int:
+    """What somebody can spend."""
+    amount: int = _balance(books, owner)["available"]
+    return amount
+
+
+def _balance(books: Books, owner: str) -> dict[str, int]:
+    return next(each for each in books.wallets[owner]["balances"] if each["currency"] == CURRENCY)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings at the end, and how long it took until nothing moved any more."""
+
+    case: Case
+    findings: Findings
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {sentence}" for name, found in self.findings.items() for sentence in found[:5]]
+        return "\n".join([f"the accountant finds, after {self.seconds:.1f} s:", *lines])
+
+
+async def audit(reader: Reader, orders: Sequence[Order], *, within_seconds: float) -> Report:
+    """Look until all is well, or the time is over. Incomplete: the books could not be read in that time."""
+    started = time.monotonic()
+    while True:
+        late = (seconds := time.monotonic() - started) > within_seconds
+        try:
+            if late or not await reader.unfinished():
+                case = Case(orders, await reader.books())
+                findings = findings_of(case)
+                if late or not findings:
+                    return Report(case, findings, seconds)
+        except Incomplete:
+            if late:
+                raise
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)

@@ -1,0 +1,205 @@
+"""The platform as processes that are killed and started again."""
+
+import asyncio
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos.arming import ARMED, FIRED, Arming, Start
+from tests.chaos.wire import NoAnswer, NotSent, Wire
+from tests.house.tree import ROOT
+from tests.support.platform import START_SECONDS, STOP_SECONDS, Process, Way, platform
+
+LOOK_AGAIN_SECONDS = 0.01
+
+
+class Launcher:
+    """The process that forks all others; see ``tests/chaos/launcher.py``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = (folder / "launcher.log").open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.launcher"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def start(self, start: Start) -> int:
+        """Start a process; a descriptor of it (a pidfd)."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asdict(start)) + "\n")
+        self._process.stdin.flush()
+        return os.pidfd_open(int(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End it, and with it every process that it has started."""
+        self._process.communicate()
+        self._log.close()
+
+
+@contextmanager
+def launcher(folder: Path) -> Iterator[Launcher]:
+    """A launcher that is closed at the end."""
+    made = Launcher(folder)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Victim:
+    """One process of a platform: started, killed, started again."""
+
+    def __init__(self, launcher: Launcher, process: Process, *, mutant: str) -> None:
+        self._launcher = launcher
+        self.control = str(process.log.with_suffix(".control"))
+        self._start = Start(
+            command=process.command,
+            environment=dict(process.environment),
+            log=str(process.log),
+            control=self.control,
+            mutant=mutant,
+        )
+        self._descriptor: int | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._descriptor is not None and not select.select([self._descriptor], [], [], 0)[0]
+
+    def start(self) -> None:
+        self.kill()
+        Path(self.control).unlink(missing_ok=True)
+        self._descriptor = self._launcher.start(self._start)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._descriptor is not None
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def stop(self) -> None:
+        """Press Ctrl-C, and wait until it has ended."""
+        assert self._descriptor is not None
+        self.signal(signal.SIGINT)
+        assert select.select([self._descriptor], [], [], STOP_SECONDS)[0], "it does not stop"
+
+    def kill(self) -> None:
+        """Kill it, as a power cut would, and wait until it is gone; harmless where it has ended."""
+        if self._descriptor is None:
+            return
+        self.signal(signal.SIGKILL)
+        select.select([self._descriptor], [], [])
+        os.close(self._descriptor)
+        self._descriptor = None
+
+
+class Trigger:
+    """Something armed in one process, and whether it has happened."""
+
+    def __init__(self, connection: socket.socket, *, name: str) -> None:
+        self._connection = connection
+        self._name = name
+
+    async def fired(self, seconds: float) -> None:
+        """Wait until it has happened: the process says so, or it is dead."""
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await asyncio.get_running_loop().sock_recv(self._connection, 64)
+        except TimeoutError as error:
+            raise AssertionError(f"it was never reached: {self._name}") from error
+        except ConnectionResetError:
+            answer = b""
+        assert answer in (b"", FIRED), answer
+        self._connection.close()
+
+
+class Victims:
+    """A platform in either way of running, whose processes are victims."""
+
+    def __init__(self, way: Way, address: str, victims: Mapping[str, Victim], logs: Mapping[str, Path]) -> None:
+        self.way = way
+        self.wire = Wire(address)
+        self._victims = victims
+        self._logs = logs
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._victims)
+
+    def home_of(self, service: str) -> str:
+        """The process in which a service runs."""
+        return service if self.way == "apart" else "ewallet"
+
+    async def start(self) -> None:
+        """Start every process and wait until requests are answered."""
+        await self.restart(*self._victims)
+
+    async def restart(self, *names: str) -> None:
+        """Start processes again, which may still be running, and wait until the platform is ready."""
+        for name in names:
+            self._victims[name].start()
+        await self.ready()
+
+    def kill(self, *names: str) -> None:
+        for name in names or self._victims:
+            self._victims[name].kill()
+
+    def stop(self) -> None:
+        for victim in self._victims.values():
+            victim.stop()
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        self._victims[name].signal(number)
+
+    async def arm(self, name: str, arming: Arming) -> Trigger:
+        """Have something happen in one process."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(connection, self._victims[name].control)
+        await loop.sock_sendall(connection, json.dumps(asdict(arming)).encode())
+        assert await loop.sock_recv(connection, 64) == ARMED
+        return Trigger(connection, name=str(arming))
+
+    async def ready(self) -> None:
+        """Wait until every service says that it is ready."""
+        deadline = time.monotonic() + START_SECONDS
+        while not await self._is_ready():
+            for name, victim in self._victims.items():
+                assert victim.running, f"{name} has ended\n{self.log()}"
+            assert time.monotonic() < deadline, f"the platform is not ready\n{self.log()}"
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _is_ready(self) -> bool:
+        try:
+            return (await self.wire.call("GET", "/health/ready")).status == 200
+        except (NotSent, NoAnswer):
+            return False
+
+    def log(self) -> str:
+        return "\n".join(f"--- {name}\n{path.read_text()[-20_000:]}" for name, path in self._logs.items())
+
+
+@contextmanager
+def victims(launcher: Launcher, way: Way, folder: Path, *, mutant: str = "", **settings: str) -> Iterator[Victims]:
+    """A platform on the data in ``folder``, not started yet; whatever runs at the end is killed."""
+    with platform(way, {}, folder, **settings) as plan:
+        made = {name: Victim(launcher, process, mutant=mutant) for name, process in plan.processes.items()}
+        logs = {name: process.log for name, process in plan.processes.items()}
+        running = Victims(way, plan.address, made, logs)
+        try:
+            yield running
+        finally:
+            running.kill()

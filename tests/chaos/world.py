@@ -1,0 +1,142 @@
+"""A platform with people on it, whose processes may be killed, and the accountant's record of what they order."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+
+from tests.chaos.accountant import Reader, Report, audit
+from tests.chaos.orders import Clients, Kind, Order, Person
+from tests.chaos.processes import Launcher, Victims, launcher, victims
+from tests.chaos.wire import Wire
+from tests.support.platform import ADMIN_EMAIL, ADMIN_PASSWORD, Way
+
+CUSTOMERS = 16
+MERCHANTS = 4
+FUNDS = 1_000_000_00
+PASSWORD = "a person of these tests"
+
+SETTINGS = {"EWALLET_ACCESS_TOKEN_SECONDS": str(24 * 3600)}
+"""Tokens are got once: to log in costs more than to pay."""
+
+SETTLES_WITHIN_SECONDS = 10
+"""Within so long after a restart everything has come to its end."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who is there, the folder with the data of a platform that knows them, and what was ordered there already."""
+
+    folder: Path
+    admin: Person
+    customers: Sequence[Person]
+    merchants: Sequence[Person]
+    orders: Sequence[Order]
+
+    @property
+    def people(self) -> Sequence[Person]:
+        return (*self.customers, *self.merchants)
+
+
+@dataclass
+class World:
+    """One running copy of that platform."""
+
+    victims: Victims
+    cast: Cast
+    clients: Clients
+    reader: Reader
+
+    def pay(self, customer: Person, merchant: Person, amount: int) -> Order:
+        return self.clients.order(Kind.PAY, by=customer, owner=customer, merchant=merchant, amount=amount)
+
+    def credit(self, owner: Person, amount: int) -> Order:
+        return self.clients.order(Kind.CREDIT, by=self.cast.admin, owner=owner, amount=amount)
+
+    def debit(self, owner: Person, amount: int) -> Order:
+        return self.clients.order(Kind.DEBIT, by=self.cast.admin, owner=owner, amount=amount)
+
+    async def audited(self, *, within_seconds: float = SETTLES_WITHIN_SECONDS) -> Report:
+        """What the accountant says when all has come to its end, or the time is over.
+
+        First somebody pays and somebody is credited: that must work as ever, and when these last two are told, then so
+        is whatever waited in an outbox before them, for a second time perhaps.
+        """
+        customer, merchant = self.cast.customers[-1], self.cast.merchants[-1]
+        last = (self.pay(customer, merchant, 1_00), self.credit(customer, 1_00))
+        await asyncio.gather(*(self.clients.carry_out(order) for order in last))
+        return await audit(self.reader, self.clients.orders, within_seconds=within_seconds)
+
+
+class Worlds:
+    """Makes worlds: the first platform is made by registering people, all others are copies of its data."""
+
+    def __init__(self, launcher: Launcher, folder: Path) -> None:
+        self.launcher = launcher
+        self.folder = folder
+        self._cast: Cast | None = None
+
+    async def cast(self) -> Cast:
+        """The people, registered when they are first asked for."""
+        if self._cast is None:
+            self._cast = await self._registered(Path(mkdtemp(dir=self.folder)))
+        return self._cast
+
+    @asynccontextmanager
+    async def world(self, way: Way, *, mutant: str = "", **settings: str) -> AsyncIterator[World]:
+        """A running copy, whose processes and data are gone afterwards."""
+        cast = await self.cast()
+        with TemporaryDirectory(dir=self.folder) as name:
+            folder = Path(name)
+            shutil.copytree(cast.folder / "data", folder / "data")
+            with victims(self.launcher, way, folder, mutant=mutant, **SETTINGS, **settings) as running:
+                await running.start()
+                clients = Clients(running.wire, [replace(order) for order in cast.orders])
+                try:
+                    yield World(running, cast, clients, Reader(running.wire, cast.admin, cast.people))
+                finally:
+                    await running.wire.close()
+
+    async def _registered(self, folder: Path) -> Cast:
+        with victims(self.launcher, "together", folder, **SETTINGS) as running:
+            await running.start()
+            wire = running.wire
+            admin = Person("admin", "ADMIN", await _token(wire, ADMIN_EMAIL, ADMIN_PASSWORD))
+            customers = await asyncio.gather(*(_register(wire, "CUSTOMER", n) for n in range(CUSTOMERS)))
+            merchants = await asyncio.gather(*(_register(wire, "MERCHANT", n) for n in range(MERCHANTS)))
+            clients = Clients(wire)
+            for customer in customers:
+                await clients.carry_out(clients.order(Kind.CREDIT, by=admin, owner=customer, amount=FUNDS))
+            await wire.close()
+            running.stop()  # whoever copies the data must not wait for leases of the dead
+        return Cast(folder, admin, customers, merchants, clients.orders)
+
+
+@contextmanager
+def worlds(folder: Path) -> Iterator[Worlds]:
+    """A maker of worlds in a folder."""
+    with launcher(folder) as starting:
+        yield Worlds(starting, folder)
+
+
+async def _register(wire: Wire, role: str, number: int) -> Person:
+    email = f"{role.lower()}{number}@example.com"
+    person = {"email": email, "password": PASSWORD, "fullName": f"{role.title()} {number}", "role": role}
+    registered = await _done(wire, "/auth/register", person)
+    return Person(registered["userId"], role, await _token(wire, email, PASSWORD))
+
+
+async def _token(wire: Wire, email: str, password: str) -> str:
+    token: str = (await _done(wire, "/auth/login", {"email": email, "password": password}))["accessToken"]
+    return token
+
+
+async def _done(wire: Wire, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = await wire.call("POST", path, body)
+    assert answer.status < 300, answer
+    done: dict[str, Any] = answer.body
+    return done
