@@ -1,0 +1,191 @@
+"""Every point on the way of the money, with everything that can happen there."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos.arming import Action, Arming
+from tests.chaos.orders import Order
+from tests.chaos.world import SETTLES_WITHIN_SECONDS, World, Worlds
+from tests.support.platform import Way
+
+FIRES_WITHIN_SECONDS = 15
+"""A point of recovery is reached when a lease of five seconds has run out."""
+
+KILL, BUSY, BROKEN, REFUSED, LOST = Action.KILL, Action.BUSY, Action.BROKEN, Action.REFUSED, Action.LOST
+
+IN_TRANSACTION = (KILL, BUSY, BROKEN)
+BEFORE_CALL = (KILL, REFUSED)
+AFTER_CALL = (KILL, LOST)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point in one service, and what can happen there; see :class:`Arming`."""
+
+    service: str
+    point: str
+    actions: tuple[Action, ...]
+    which: str = ""
+    since: str = ""
+
+    def armings(self) -> Iterator[Arming]:
+        return (Arming(self.point, action, self.which, self.since) for action in self.actions)
+
+
+def transaction(service: str, *points: str) -> tuple[Place, ...]:
+    """The points within a transaction, and those around its COMMIT."""
+    return (
+        *(Place(service, point, IN_TRANSACTION) for point in points),
+        *(Place(service, f"commit.{when}", IN_TRANSACTION, service, points[-1]) for when in ("before", "after")),
+    )
+
+
+def relay(service: str) -> tuple[Place, ...]:
+    """The way of an event from a service's outbox into the inboxes."""
+    settle = "relay.settle.written"
+    return (
+        Place(service, "relay.deliver.before", BEFORE_CALL, service),
+        *transaction("notification", "notification.batch.written"),
+        Place(service, "relay.deliver.after", AFTER_CALL, service),
+        Place(service, settle, IN_TRANSACTION, service),
+        *(Place(service, f"commit.{when}", IN_TRANSACTION, service, settle) for when in ("before", "after")),
+    )
+
+
+def door(caller: str, path: str) -> tuple[Place, ...]:
+    """A call of another process."""
+    return (
+        Place(caller, "door.call.before", BEFORE_CALL, path),
+        Place(caller, "door.call.after", AFTER_CALL, path),
+    )
+
+
+WALLET = transaction("wallet", "wallet.batch.before", "wallet.batch.written")
+NOTIFICATION_DOOR = "/internal/notification/events"
+
+PAYMENT = (
+    Place("payment", "payment.begin.before", (KILL,)),
+    *transaction("payment", "payment.begin.written"),
+    Place("payment", "payment.move.before", BEFORE_CALL),
+    *WALLET,
+    Place("payment", "payment.move.after", AFTER_CALL),
+    Place("payment", "payment.settle.before", (KILL,)),
+    *transaction("payment", "payment.settle.written"),
+    *relay("payment"),
+)
+PAYMENT_DOORS = (*door("payment", "/internal/wallet/groups"), *door("payment", NOTIFICATION_DOOR))
+
+MOVEMENT = (*WALLET, *relay("wallet"))
+MOVEMENT_DOORS = door("wallet", NOTIFICATION_DOOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Something that clients ask for; ``doors`` are the points that only processes of their own reach."""
+
+    name: str
+    order: Callable[[World, int], Order]
+    places: tuple[Place, ...]
+    doors: tuple[Place, ...]
+
+
+def _pay(world: World, number: int) -> Order:
+    customers, merchants = world.cast.customers, world.cast.merchants
+    return world.pay(customers[number % len(customers)], merchants[number % len(merchants)], 10_00 + number)
+
+
+def _credit(world: World, number: int) -> Order:
+    return world.credit(world.cast.customers[number % len(world.cast.customers)], 5_00 + number)
+
+
+def _debit(world: World, number: int) -> Order:
+    return world.debit(world.cast.customers[number % len(world.cast.customers)], 5_00 + number)
+
+
+OPERATIONS = (
+    Operation("initiate", _pay, PAYMENT, PAYMENT_DOORS),
+    Operation("credit", _credit, MOVEMENT, MOVEMENT_DOORS),
+    Operation("debit", _debit, MOVEMENT, MOVEMENT_DOORS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that happens while an operation is under way; ``then`` is one more, after the restart."""
+
+    operation: Operation
+    service: str
+    arming: Arming
+    then: Arming | None = None
+
+    def __str__(self) -> str:
+        return f"{self.operation.name}: {self.arming}" + (f", then {self.then}" if self.then else "")
+
+
+def faults(operation: Operation, way: Way) -> list[Fault]:
+    """Everything that can happen to an operation in one way of running."""
+    places = operation.places + (operation.doors if way == "apart" else ())
+    found = [Fault(operation, place.service, arming) for place in places for arming in place.armings()]
+    if operation.places is PAYMENT:
+        begun = Arming("commit.after", KILL, "payment", "payment.begin.written")
+        found.append(Fault(operation, "payment", begun, then=Arming("payment.claim.after", KILL)))
+    return found
+
+
+# --- letting it happen --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """What was let happen, and what was found wrong afterwards: a sentence for each fault."""
+
+    injected: int = 0
+    acknowledged: int = 0
+    slowest_seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+async def let_all_happen(worlds: Worlds, way: Way, wanted: Sequence[Fault], *, lanes: int) -> Tally:
+    """Let faults happen one after the other in several worlds at a time, most of whose time is waiting for leases."""
+    tally, left = Tally(), iter(enumerate(wanted))
+    await worlds.cast()  # made once, not by all lanes at the same time
+
+    async def lane() -> None:
+        async with worlds.world(way) as world:
+            for number, fault in left:
+                await _let_happen(world, fault, number, tally)
+
+    async with asyncio.TaskGroup() as running:
+        for _ in range(lanes):
+            running.create_task(lane())
+    return tally
+
+
+async def _let_happen(world: World, fault: Fault, number: int, tally: Tally) -> None:
+    """One fault, and the accountant's look at the end, which must come in time."""
+    order = fault.operation.order(world, number)
+    asking = await _fire(world, fault, fault.arming, order)
+    if fault.then is not None:
+        asking.cancel()
+        asking = await _fire(world, fault, fault.then, order)
+    started = time.monotonic()
+    await asyncio.wait([asking], timeout=SETTLES_WITHIN_SECONDS)
+    report = await world.audited(within_seconds=SETTLES_WITHIN_SECONDS - (time.monotonic() - started))
+    tally.injected += 1
+    tally.acknowledged += order.acknowledged is not None
+    tally.slowest_seconds = max(tally.slowest_seconds, time.monotonic() - started)
+    if report.findings or order.acknowledged is None:
+        tally.wrong.append(f"{fault}: {order.answers}\n{report}\n{world.victims.log()}")
+
+
+async def _fire(world: World, fault: Fault, arming: Arming, order: Order) -> asyncio.Task[object]:
+    """Arm, ask, wait until it has happened, and start again what it killed; the asking goes on."""
+    home = world.victims.home_of(fault.service)
+    trigger = await world.victims.arm(home, arming)
+    asking: asyncio.Task[object] = asyncio.create_task(world.clients.carry_out(order))
+    await trigger.fired(FIRES_WITHIN_SECONDS)
+    if arming.action == KILL:
+        await world.victims.restart(home)
+    return asking
