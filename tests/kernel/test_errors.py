@@ -22,6 +22,7 @@ CONTRACT = {
         "unknown-merchant",
         "idempotency-key-reused",
         "amount-too-small",
+        "limit-exceeded",
     },
     429: {"too-many-requests"},
     431: {"header-too-large"},

@@ -21,6 +21,7 @@ from ewallet.plumbing.outbox import Event, Undeliverable
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
 from ewallet.wallet.app import create_app
+from ewallet.wallet.domain.limits import LimitSchedule
 from ewallet.wallet.messages import (
     GroupOrder,
     MoveMoney,
@@ -62,10 +63,10 @@ def opened_database(url: str) -> Iterator[Database]:
 
 
 @asynccontextmanager
-async def running_wallet(url: str, *, clock: Clock = system_clock) -> AsyncIterator[WalletService]:
+async def running_wallet(url: str, *, clock: Clock = system_clock, limits: str = "") -> AsyncIterator[WalletService]:
     """A wallet service of its own on a database that others may use, too."""
     with opened_database(url) as database:
-        yield WalletService(database, clock=clock)
+        yield WalletService(database, clock=clock, limits=LimitSchedule.parse(limits))
 
 
 async def open_wallet(
@@ -110,12 +111,15 @@ def transfer(
     )
 
 
-def group(*transfers: TransferOrder, id_: str = "", transaction_id: str | None = None) -> GroupOrder:
+def group(
+    *transfers: TransferOrder, id_: str = "", transaction_id: str | None = None, spender: str | None = None
+) -> GroupOrder:
     """Transfers as one order."""
     return GroupOrder(
         id=id_ or fresh("grp"),
         transfers=transfers,
         transaction_id=transaction_id,
+        spender=spender,
         actor="usr_payer",
         request_id="req_group",
     )
@@ -128,7 +132,14 @@ def payment(payer: str, merchant: str, amount: int, fee: int, *, id_: str = "", 
         transfer(payer, "fees", fee, currency=currency),
         id_=id_,
         transaction_id=new_id("pay", NOW),
+        spender=payer,
     )
+
+
+def hold(payer: str, merchant: str, amount: int, *, timeout_seconds: int | None = None) -> GroupOrder:
+    """What the payment service orders where it is to be captured later; the transfer's id is the hold's."""
+    order = transfer(payer, merchant, amount, kind=TransferKind.PENDING, timeout_seconds=timeout_seconds)
+    return group(order, transaction_id=new_id("pay", NOW), spender=payer)
 
 
 async def available(wallet: WalletService, owner: str, currency: str = "USD") -> int:
@@ -207,12 +218,12 @@ async def _alive(application: Litestar) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def served_wallet(url: str) -> AsyncIterator[ServedWallet]:
+async def served_wallet(url: str, *, limits: str = "") -> AsyncIterator[ServedWallet]:
     """The whole wallet, from its HTTP side to its database."""
     migrate("wallet", url)
     listener = Listener()
     house = create_app(
-        Settings(wallet_database_url=url),
+        Settings(wallet_database_url=url, limits=limits),
         verifier=Verifier(_public_keys, system_clock),
         internal_secret=INTERNAL_SECRET,
         notification=listener,

@@ -9,6 +9,7 @@ import pytest
 
 from ewallet.kernel.caller import Role
 from ewallet.plumbing.http.application import openapi_document
+from ewallet.plumbing.settings import SettingsError
 from tests.support.wallet import (
     ALICE,
     BOB,
@@ -186,11 +187,14 @@ ADMIN_ONLY = [
     ("POST", f"/wallet/{ALICE}/freeze"),
     ("POST", f"/wallet/{ALICE}/unfreeze"),
     ("POST", f"/wallet/{ALICE}/close"),
+    ("PUT", f"/wallet/{ALICE}/limits/USD"),
+    ("DELETE", f"/wallet/{ALICE}/limits/USD"),
     ("GET", "/wallet/audit"),
 ]
 EVERYONE = [
     ("GET", f"/wallet/{ALICE}"),
     ("GET", f"/wallet/{ALICE}/entries"),
+    ("GET", f"/wallet/{ALICE}/limits"),
     ("POST", "/wallet/validate"),
     ("POST", f"/wallet/{ALICE}/balances"),
 ]
@@ -288,6 +292,80 @@ async def test_the_owner_opens_a_balance_in_another_currency(client: httpx2.Asyn
 
     assert answer.status_code == 200
     assert [balance["currency"] for balance in answer.json()["balances"]] == ["KWD", "USD"]
+
+
+async def test_everybodys_limits_come_from_the_settings(sqlite_url: str) -> None:
+    async with served_wallet(sqlite_url, limits="USD=per_day:500000") as wallet:
+        await open_wallet(wallet.service, ALICE)
+        [limits] = (await wallet.client.get(f"/wallet/{ALICE}/limits", headers=OWNER)).json()["limits"]
+
+    assert (limits["perDay"], limits["leftToday"], limits["perMonth"]) == (5000_00, 5000_00, None)
+
+
+async def test_limits_that_cannot_be_stop_the_start_in_a_sentence(sqlite_url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^EWALLET_LIMITS is wrong: USD is there twice\.$"):
+        async with served_wallet(sqlite_url, limits="USD=per_day:1;USD=per_day:2"):
+            pass
+
+
+LIMITS = {"perPayment": 30_00, "perDay": None, "perMonth": 10**15}
+
+
+async def test_own_limits_are_set_shown_and_taken_away(served: ServedWallet) -> None:
+    client, path = served.client, f"/wallet/{ALICE}/limits"
+    await served.service.post_group(payment(ALICE, BOB, 12_50, 25))
+
+    own = await client.put(f"{path}/USD", json=LIMITS, headers=ADMIN)
+    seen = await client.get(path, headers=OWNER)
+    back = await client.delete(f"{path}/USD", headers=ADMIN)
+
+    spent = {"spentToday": 12_50, "spentThisMonth": 12_50, "leftToday": None}
+    limits = {"currency": "USD", "overridden": True, **LIMITS, **spent, "leftThisMonth": 10**15 - 12_50}
+    assert (own.status_code, own.json()) == (200, {"customerId": ALICE, "limits": [limits]})
+    assert seen.json() == own.json()
+    assert back.status_code == 200
+    none = {"perPayment": None, "perDay": None, "perMonth": None, "leftThisMonth": None}
+    assert back.json()["limits"] == [{"currency": "USD", "overridden": False, **none, **spent}]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"perPayment": -1}, "/perPayment"),
+        ({"perDay": 10**15 + 1}, "/perDay"),
+        ({"perMonth": 1.5}, "/perMonth"),
+        ({"perMonth": "5"}, "/perMonth"),
+        ({"perYear": 5}, "/perYear"),
+    ],
+)
+async def test_a_limit_that_is_none_is_named_and_nothing_changes(
+    client: httpx2.AsyncClient, change: dict[str, Any], pointer: str
+) -> None:
+    answer = await client.put(f"/wallet/{ALICE}/limits/USD", json={**LIMITS, **change}, headers=ADMIN)
+
+    assert problem(answer) == (422, "validation-error")
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    assert not (await client.get(f"/wallet/{ALICE}/limits", headers=OWNER)).json()["limits"][0]["overridden"]
+
+
+@pytest.mark.parametrize("missing", LIMITS)
+async def test_all_three_limits_are_given_or_none_is_taken(client: httpx2.AsyncClient, missing: str) -> None:
+    """A forgotten member must not lift a limit."""
+    given = {name: limit for name, limit in LIMITS.items() if name != missing}
+
+    answer = await client.put(f"/wallet/{ALICE}/limits/USD", json=given, headers=ADMIN)
+
+    assert problem(answer) == (422, "validation-error")
+
+
+async def test_limits_are_of_a_balance_that_there_is(client: httpx2.AsyncClient) -> None:
+    async def put(path: str) -> tuple[int, str]:
+        return problem(await client.put(f"/wallet/{path}", json=LIMITS, headers=ADMIN))
+
+    assert await put("usr_nobody/limits/USD") == (404, "not-found")
+    assert await put(f"{ALICE}/limits/EUR") == (422, "currency-mismatch")
+    assert await put(f"{ALICE}/limits/usd") == (422, "currency-mismatch")
+    assert problem(await client.get(f"/wallet/{ALICE}/limits", headers=OTHER)) == (404, "not-found")
 
 
 async def test_the_audit_names_who_and_why(client: httpx2.AsyncClient) -> None:

@@ -27,6 +27,7 @@ def test_the_migrations_make_the_checks_of_the_store(database_url: str) -> None:
         assert database.read(checks) == {
             "wallet_accounts_count_up",
             "wallet_accounts_not_below_zero",
+            "wallet_accounts_spent_counts_up",
             "wallet_transfers_amount_is_positive",
             "wallet_transfers_accounts_are_different",
             "wallet_holds_amount_is_positive",

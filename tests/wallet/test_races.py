@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from ewallet.kernel.caller import Role
-from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal
+from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal, unwrap
 from ewallet.plumbing.database import open_database
 from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import (
@@ -23,6 +23,7 @@ from ewallet.wallet.messages import (
     MoneyMoved,
     MoveMoney,
     OpenWallet,
+    SetLimits,
     TransferKind,
 )
 from ewallet.wallet.service import WalletService
@@ -33,9 +34,11 @@ from tests.support.wallet import (
     BACK_END,
     BOB,
     CAROL,
+    NOW,
     available,
     fresh,
     group,
+    hold,
     open_wallet,
     payment,
     running_wallet,
@@ -243,13 +246,113 @@ async def test_200_holds_at_once_never_hold_more_than_there_is(two_wallets: Two)
     assert two_wallets[0].verify() == []
 
 
+# --- limits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def two_limited(database_url: str) -> AsyncIterator[Two]:
+    """Two services on one database where 100.00 may be spent a day; Alice has 1000.00, Bob is a merchant."""
+    limits = "USD=per_day:10000"  # and the clocks stand still, so that no midnight comes in between
+    async with (
+        running_wallet(database_url, clock=lambda: NOW, limits=limits) as first,
+        running_wallet(database_url, clock=lambda: NOW, limits=limits) as second,
+    ):
+        await open_wallet(first, ALICE, amount=1000_00)
+        await open_wallet(first, BOB, role=Role.MERCHANT)
+        yield first, second
+
+
+async def spent_today(wallet: WalletService) -> int:
+    [view] = unwrap(await wallet.limits(ADMIN, ALICE)).limits
+    return view.spent_today
+
+
+async def test_200_payments_of_10_with_a_limit_of_100_a_day_exactly_ten_succeed(two_limited: Two) -> None:
+    orders = [payment(ALICE, BOB, 10_00, 20) for _ in range(200)]
+
+    outcomes = await asyncio.gather(*(two_limited[n % 2].post_group(order) for n, order in enumerate(orders)))
+
+    refused = [outcome for outcome in outcomes if isinstance(outcome, GroupRefused)]
+    assert {outcome.reason for outcome in refused} == {Reason.LIMIT_EXCEEDED}
+    assert {outcome.members["left"] for outcome in refused} == {0}
+    assert len(outcomes) - len(refused) == 10
+    assert await available(two_limited[1], ALICE) == 900_00
+    assert await spent_today(two_limited[1]) == 100_00
+    assert two_limited[0].verify() == []
+
+
+async def test_holds_made_and_ended_at_once_never_pass_the_limit_and_are_counted_exactly(two_limited: Two) -> None:
+    """What one releases another may take: in the order of the ledger, no moment has more than the limit."""
+    chance = random.Random(7)
+
+    async def hold_and_end(number: int) -> int:
+        first, second = two_limited[number % 2], two_limited[number // 2 % 2]
+        amount, kind = chance.randint(5_00, 30_00), chance.choice([TransferKind.VOID, TransferKind.POST])
+        order = hold(ALICE, BOB, amount)
+        if isinstance(await first.post_group(order), GroupRefused):
+            return 0
+        ended = amount if kind is TransferKind.VOID else amount // 2
+        end = transfer(ALICE, BOB, ended, kind=kind, pending_id=order.transfers[0].id)
+        assert isinstance(await second.post_group(group(end)), GroupPosted)
+        return 0 if kind is TransferKind.VOID else ended
+
+    taken = sum(await asyncio.gather(*(hold_and_end(number) for number in range(120))))
+
+    assert 0 < taken <= 100_00
+    assert await spent_today(two_limited[0]) == taken
+    assert max(spent_at_each_step(two_limited[0])) <= 100_00
+    assert two_limited[1].verify() == []
+
+
+def spent_at_each_step(wallet: WalletService) -> Iterator[int]:
+    """What Alice had spent after each transfer, recomputed from the transfers alone."""
+    columns = "SELECT id, kind, amount, pending_id FROM wallet_transfers"
+    query = text(f"{columns} WHERE debit_account = 'usr_alice:USD' ORDER BY sequence")
+    held: dict[str, int] = {}
+    spent = 0
+    for id_, kind, amount, pending_id in wallet._database.read(lambda tx: tx.execute(query).all()):
+        if kind == TransferKind.PENDING:
+            held[id_] = amount
+            spent += amount
+        else:
+            spent -= held.pop(pending_id) - (amount if kind == TransferKind.POST else 0)
+        yield spent
+
+
+async def test_a_limit_lowered_amid_payments_holds_for_all_that_come_after_it(two_limited: Two) -> None:
+    paying = [asyncio.create_task(two_limited[n % 2].post_group(payment(ALICE, BOB, 1_00, 2))) for n in range(60)]
+
+    lower = SetLimits(per_payment=None, per_day=5_00, per_month=None)
+    await two_limited[1].change_limits(ADMIN, ALICE, "USD", lower)
+    spent = await spent_today(two_limited[0])
+    late = await asyncio.gather(*(each.post_group(payment(ALICE, BOB, 1_00, 2)) for each in two_limited * 5))
+    outcomes = [*await asyncio.gather(*paying), *late]
+
+    assert await spent_today(two_limited[0]) == max(spent, 5_00)
+    assert [type(outcome) for outcome in outcomes].count(GroupPosted) * 1_00 == max(spent, 5_00)
+
+
+async def test_limits_set_and_taken_away_at_once_end_as_one_of_the_two(two_limited: Two) -> None:
+    own = SetLimits(per_payment=1, per_day=2, per_month=3)
+
+    for wanted in [(own, None), (None, own)] * 5:
+        await asyncio.gather(
+            *(each.change_limits(ADMIN, ALICE, "USD", limits) for each, limits in zip(two_limited, wanted, strict=True))
+        )
+        [view] = unwrap(await two_limited[0].limits(ADMIN, ALICE)).limits
+        assert (view.overridden, view.per_payment, view.per_day) in ((True, 1, 2), (False, None, 100_00))
+
+
+# --- holds, wallets, answers --------------------------------------------------------------------------------------
+
+
 async def test_a_hold_is_posted_voided_or_expired_once_whoever_is_first(two_wallets: Two) -> None:
     await open_wallet(two_wallets[0], ALICE, amount=100)
     await open_wallet(two_wallets[0], BOB)
-    hold = transfer(ALICE, BOB, 60, kind=TransferKind.PENDING)
-    await two_wallets[0].post_group(group(hold))
+    held = transfer(ALICE, BOB, 60, kind=TransferKind.PENDING)
+    await two_wallets[0].post_group(group(held))
     ends = [
-        group(transfer(ALICE, BOB, 60, kind=kind, pending_id=hold.id))
+        group(transfer(ALICE, BOB, 60, kind=kind, pending_id=held.id))
         for kind in (TransferKind.POST, TransferKind.VOID) * 10
     ]
 

@@ -17,16 +17,19 @@ from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import (
     GroupPosted,
     GroupRefused,
+    LimitView,
     MoneyMoved,
     MovementType,
     MoveMoney,
     OpenWallet,
+    SetLimits,
     Statement,
     TransferKind,
     ValidateWallet,
 )
 from ewallet.wallet.service import WalletService
 from ewallet.wallet.worker import HoldExpiry
+from tests.support.plumbing import before_each_statement
 from tests.support.wallet import (
     ADMIN,
     ALICE,
@@ -38,6 +41,7 @@ from tests.support.wallet import (
     customer,
     fresh,
     group,
+    hold,
     open_wallet,
     payment,
     running_wallet,
@@ -162,7 +166,7 @@ async def test_who_spends_belongs_to_the_order_too(wallet: WalletService) -> Non
     await wallet.post_group(order)
 
     for call in (wallet.post_group, wallet.abandon_group, wallet.try_group):
-        outcome = await call(msgspec.structs.replace(order, spender=ALICE))
+        outcome = await call(msgspec.structs.replace(order, spender=None))
         assert isinstance(outcome, GroupRefused)
         assert (outcome.verdict, outcome.reason) == ("id_already_taken", Reason.IDEMPOTENCY_KEY_REUSED)
         assert outcome.detail == f"{order.id} exists with a different spender."
@@ -522,6 +526,215 @@ async def test_a_status_that_is_there_already_is_left_alone(wallet: WalletServic
 
     assert await wallet.change_status(ADMIN, ALICE, Change.FREEZE, "another doubt") == frozen
     assert [event.name for event in await events(wallet)].count("wallet.frozen") == 1
+
+
+# --- limits -------------------------------------------------------------------------------------------------------
+
+DAY = 24 * 3600
+
+
+@pytest.fixture
+async def limited(database_url: str, time: Time) -> AsyncIterator[WalletService]:
+    """Alice with 1000.00 USD, of which she may spend 30.00 at once, 50.00 a day and 80.00 a month, and Bob."""
+    limits = "USD=per_payment:3000,per_day:5000,per_month:8000"
+    async with running_wallet(database_url, clock=time, limits=limits) as service:
+        await open_wallet(service, ALICE, amount=1000_00)
+        await open_wallet(service, BOB, role=Role.MERCHANT)
+        yield service
+
+
+def own_limits(**limits: int) -> SetLimits:
+    return msgspec.structs.replace(SetLimits(per_payment=None, per_day=None, per_month=None), **limits)
+
+
+async def limits_of(wallet: WalletService, owner: str = ALICE) -> LimitView:
+    [view] = unwrap(await wallet.limits(customer(owner), owner)).limits
+    return view
+
+
+async def test_a_limit_is_named_with_what_is_left_of_it_and_the_answer_stays(limited: WalletService) -> None:
+    await limited.post_group(payment(ALICE, BOB, 30_00, 60))
+    order = payment(ALICE, BOB, 20_01, 40)
+
+    refused = await limited.post_group(order)
+    await limited.change_limits(ADMIN, ALICE, "USD", own_limits())
+
+    assert isinstance(refused, GroupRefused)
+    assert (refused.verdict, refused.reason) == ("exceeds_limit_per_day", Reason.LIMIT_EXCEEDED)
+    assert refused.members == {"limit": "perDay", "allowed": 50_00, "left": 20_00}
+    assert refused.detail == "The wallet's limit leaves 20.00 USD to spend today."
+    assert await limited.post_group(order) == refused
+    assert await available(limited, ALICE) == 970_00
+
+
+async def test_limits_and_what_is_left_are_shown(limited: WalletService, time: Time) -> None:
+    await limited.post_group(payment(ALICE, BOB, 30_00, 60))
+    time.pass_seconds(DAY)
+    await limited.post_group(payment(ALICE, BOB, 10_00, 20))
+
+    assert await limits_of(limited) == LimitView(
+        currency="USD",
+        per_payment=30_00,
+        per_day=50_00,
+        per_month=80_00,
+        overridden=False,
+        spent_today=10_00,
+        left_today=40_00,
+        spent_this_month=40_00,
+        left_this_month=40_00,
+    )
+
+
+async def test_spending_is_counted_where_nothing_limits_it(wallet: WalletService) -> None:
+    """Limits that are set at noon must know of the morning."""
+    await wallet.post_group(payment(ALICE, BOB, 30_00, 60))
+
+    view = await limits_of(wallet)
+    await wallet.change_limits(ADMIN, ALICE, "USD", own_limits(per_day=30_01))
+
+    assert (view.spent_today, view.left_today, view.spent_this_month, view.left_this_month) == (
+        30_00,
+        None,
+        30_00,
+        None,
+    )
+    assert reason(await wallet.post_group(payment(ALICE, BOB, 2, 1))) == "limit-exceeded"
+    assert isinstance(await wallet.post_group(group(transfer(ALICE, BOB, 1), spender=ALICE)), GroupPosted)
+
+
+async def test_own_limits_take_the_place_of_everybodys_until_they_are_taken_away(limited: WalletService) -> None:
+    await limited.change_limits(ADMIN, ALICE, "USD", own_limits(per_payment=100_00))
+    overridden = await limits_of(limited)
+    assert isinstance(await limited.post_group(payment(ALICE, BOB, 100_00, 2)), GroupPosted)
+    assert reason(await limited.post_group(payment(ALICE, BOB, 100_01, 2))) == "limit-exceeded"
+
+    await limited.change_limits(ADMIN, ALICE, "USD", own_limits(per_payment=5_00))
+    changed = await limits_of(limited)
+    await limited.change_limits(ADMIN, ALICE, "USD", None)
+    back = await limits_of(limited)
+
+    assert (overridden.overridden, overridden.per_payment, overridden.per_day) == (True, 100_00, None)
+    assert (changed.overridden, changed.per_payment) == (True, 5_00)
+    assert (back.overridden, back.per_payment, back.left_today) == (False, 30_00, 0)
+    assert reason(await limited.post_group(payment(ALICE, BOB, 2, 1))) == "limit-exceeded"
+
+
+async def test_own_limits_are_for_a_balance_of_a_wallet(limited: WalletService) -> None:
+    change = limited.change_limits
+
+    assert reason(await change(ADMIN, "usr_nobody", "USD", own_limits())) == "not-found"
+    assert reason(await change(ADMIN, "usr_übel", "USD", own_limits())) == "not-found"
+    assert reason(await change(ADMIN, "cash", "USD", own_limits())) == "not-found"
+    assert reason(await change(ADMIN, ALICE, "EUR", own_limits())) == "currency-mismatch"
+    assert reason(await change(ADMIN, ALICE, "XYZ", None)) == "currency-mismatch"
+    assert reason(await limited.limits(customer(BOB), ALICE)) == "not-found"
+
+
+async def test_a_change_of_limits_is_in_the_audit(limited: WalletService) -> None:
+    await limited.change_limits(ADMIN, ALICE, "USD", own_limits(per_day=7))
+    await limited.change_limits(ADMIN, ALICE, "USD", None)
+
+    trail = await limited.audit_trail(ADMIN, subject=ALICE, request_id="req_admin", limit=10, cursor=None)
+
+    assert [(entry.actor, entry.action, entry.detail) for entry in trail.items] == [
+        ("usr_admin", "wallet.change_limits", {"currency": "USD", "limits": None}),
+        (
+            "usr_admin",
+            "wallet.change_limits",
+            {"currency": "USD", "limits": {"per_payment": None, "per_day": 7, "per_month": None}},
+        ),
+    ]
+
+
+async def test_a_hold_counts_until_it_is_released(limited: WalletService, time: Time) -> None:
+    orders = [hold(ALICE, BOB, 30_00, timeout_seconds=10), hold(ALICE, BOB, 20_00)]
+    for order in orders:
+        assert isinstance(await limited.post_group(order), GroupPosted)
+    assert reason(await limited.post_group(payment(ALICE, BOB, 2, 1))) == "limit-exceeded"
+
+    time.pass_seconds(10)
+    await limited.expire_holds()
+    assert (await limits_of(limited)).spent_today == 20_00
+    capture = transfer(ALICE, BOB, 4_90, kind=TransferKind.POST, pending_id=orders[1].transfers[0].id)
+    await limited.post_group(group(capture, transfer(ALICE, "fees", 10)))
+
+    assert (await limits_of(limited)).spent_today == 5_00
+    assert limited.verify() == []
+
+
+async def test_a_hold_that_is_released_a_day_later_gives_back_to_the_month_alone(
+    limited: WalletService, time: Time
+) -> None:
+    order = hold(ALICE, BOB, 30_00)
+    await limited.post_group(order)
+    time.pass_seconds(DAY)
+    await limited.post_group(payment(ALICE, BOB, 10_00, 1))
+
+    release = transfer(ALICE, BOB, 30_00, kind=TransferKind.VOID, pending_id=order.transfers[0].id)
+    await limited.post_group(group(release))
+
+    view = await limits_of(limited)
+    assert (view.spent_today, view.spent_this_month) == (10_00, 10_00)
+
+
+async def test_what_is_no_payment_does_not_count(limited: WalletService) -> None:
+    """A debit by the back end, a refund by the merchant, money that comes in."""
+    await limited.debit(BACK_END, move(amount=90_00), None)
+    await limited.post_group(payment(ALICE, BOB, 10_00, 1))
+    await limited.post_group(group(transfer(BOB, ALICE, 5_00)))
+
+    assert (await limits_of(limited)).spent_this_month == 10_00
+    assert (await limits_of(limited, BOB)).spent_this_month == 0
+
+
+async def test_a_try_knows_the_limits_too_and_counts_nothing(limited: WalletService) -> None:
+    tried = await limited.try_group(payment(ALICE, BOB, 30_01, 1))
+    await limited.try_group(payment(ALICE, BOB, 30_00, 1))
+
+    assert isinstance(tried, GroupRefused)
+    assert tried.members == {"limit": "perPayment", "allowed": 30_00, "left": 30_00}
+    assert (await limits_of(limited)).spent_today == 0
+
+
+async def test_validation_knows_the_limits_too(limited: WalletService) -> None:
+    async def reasons(amount: int) -> list[str]:
+        request = ValidateWallet(customer_id=ALICE, amount=amount, currency="USD")
+        return unwrap(await limited.validate(customer(ALICE), request)).reasons
+
+    assert await reasons(30_00) == []
+    assert await reasons(30_01) == ["LIMIT_EXCEEDED"]
+    assert await reasons(1000_01) == ["INSUFFICIENT_FUNDS", "LIMIT_EXCEEDED"]
+    await limited.change_limits(ADMIN, ALICE, "USD", own_limits(per_day=29_99))
+    assert await reasons(30_00) == ["LIMIT_EXCEEDED"]
+
+
+async def test_limits_that_change_amid_a_batch_hold_for_what_comes_after_them(limited: WalletService) -> None:
+    """All of these share one transaction: what is decided first is seen by the next."""
+    outcomes = await asyncio.gather(
+        limited.post_group(payment(ALICE, BOB, 30_00, 1)),
+        limited.change_limits(ADMIN, ALICE, "USD", own_limits(per_day=30_01)),
+        limited.post_group(payment(ALICE, BOB, 2, 1)),
+        limited.change_limits(ADMIN, ALICE, "USD", None),
+        limited.post_group(payment(ALICE, BOB, 20_00, 1)),
+    )
+
+    assert isinstance(outcomes[0], GroupPosted)
+    assert reason(outcomes[2]) == "limit-exceeded"
+    assert isinstance(outcomes[4], GroupPosted)
+
+
+async def test_payments_without_own_limits_look_for_none(limited: WalletService) -> None:
+    """The flag in the account's row tells whether there are any, so that most batches save a statement."""
+    statements: list[str] = []
+
+    with before_each_statement(limited._database, lambda statement, _: statements.append(statement)):
+        await limited.post_group(payment(ALICE, BOB, 10_00, 1))
+        assert not [statement for statement in statements if "wallet_limits" in statement]
+        await limited.change_limits(ADMIN, ALICE, "USD", own_limits(per_day=30_01))
+        statements.clear()
+        await limited.post_group(payment(ALICE, BOB, 10_00, 1))
+
+    assert len([statement for statement in statements if "wallet_limits" in statement]) == 1
 
 
 # --- statement ----------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     UNKNOWN_MERCHANT = "unknown-merchant"
     IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
     AMOUNT_TOO_SMALL = "amount-too-small"
+    LIMIT_EXCEEDED = "limit-exceeded"
     TOO_MANY_REQUESTS = "too-many-requests"
     INTERNAL_ERROR = "internal-error"
     SERVICE_UNAVAILABLE = "service-unavailable"
@@ -117,6 +118,7 @@ def kind_of(reason: Reason) -> Kind:
             | Reason.UNKNOWN_MERCHANT
             | Reason.IDEMPOTENCY_KEY_REUSED
             | Reason.AMOUNT_TOO_SMALL
+            | Reason.LIMIT_EXCEEDED
         ):
             return Kind.UNPROCESSABLE
         case Reason.TOO_MANY_REQUESTS:

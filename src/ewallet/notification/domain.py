@@ -99,6 +99,8 @@ _FAILURES = {
     "CURRENCY_MISMATCH": "the wallet of one side has no balance in this currency",
     "UNKNOWN_MERCHANT": "there is no such merchant",
     "AMOUNT_TOO_SMALL": "the amount would not cover the fee",
+    "LIMIT_EXCEEDED": "the amount is over a limit",
+    "ABANDONED": "it could not be carried out in time",
 }
 
 

@@ -81,6 +81,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         described("fees by currency as `USD=200+30,JPY=150+0`: basis points plus a fixed part in minor units"),
     ] = ""
+    limits: Annotated[
+        str,
+        described(
+            "what a customer may spend, as `USD=per_payment:100000,per_day:500000,per_month:2000000;EUR=per_day:90000` "
+            "in minor units; days and months are those of UTC, any part may be left out"
+        ),
+    ] = ""
     request_seconds: Annotated[Seconds, described("time after which the gateway answers 504")] = 10
     auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
     wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import structlog
-from litestar import Request, Response, get, post
+from litestar import Request, Response, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
@@ -34,10 +34,12 @@ from ewallet.wallet.messages import (
     GroupOrder,
     GroupOutcome,
     GroupUnknown,
+    LimitsView,
     MoneyMoved,
     MoveMoney,
     OpenBalance,
     OpenWallet,
+    SetLimits,
     Statement,
     ValidateWallet,
     Validation,
@@ -61,6 +63,7 @@ MOVEMENT_PROBLEMS = (
 CustomerId = Annotated[
     str, PathParameter(name="customerId", description="the `userId` of the customer or merchant whose wallet it is")
 ]
+LimitedCurrency = Annotated[str, PathParameter(name="currency", description="the currency of one of its balances")]
 CurrencyFilter = Annotated[str | None, QueryParameter(pattern="^[A-Z]{3}$", description="only this currency")]
 From = Annotated[
     str | None,
@@ -176,6 +179,29 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         """Close an empty wallet for ever; harmless when repeated."""
         return unwrap(await service.change_status(caller_of(request), customer_id, Change.CLOSE, data.reason))
 
+    @get("/wallet/{customerId:str}/limits", **protected(EVERYONE))
+    async def get_wallet_limits(request: Request[Any, Any, Any], customer_id: CustomerId) -> LimitsView:
+        """What the owner may spend in one payment, a day and a month, and what is left of it."""
+        return unwrap(await service.limits(caller_of(request), customer_id))
+
+    @put("/wallet/{customerId:str}/limits/{currency:str}", **protected({Role.ADMIN}, Reason.CURRENCY_MISMATCH))
+    async def set_wallet_limits(
+        request: Request[Any, Any, Any], customer_id: CustomerId, currency: LimitedCurrency, data: JSONBody[SetLimits]
+    ) -> LimitsView:
+        """Give one balance limits of its own, in place of the platform's."""
+        return unwrap(await service.change_limits(caller_of(request), customer_id, currency, data))
+
+    @delete(
+        "/wallet/{customerId:str}/limits/{currency:str}",
+        status_code=200,
+        **protected({Role.ADMIN}, Reason.CURRENCY_MISMATCH),
+    )
+    async def reset_wallet_limits(
+        request: Request[Any, Any, Any], customer_id: CustomerId, currency: LimitedCurrency
+    ) -> LimitsView:
+        """Let the platform's limits hold again for one balance; harmless when repeated."""
+        return unwrap(await service.change_limits(caller_of(request), customer_id, currency, None))
+
     @post(GROUPS_PATH, status_code=200, **internal())
     async def post_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
         """Orders of other services, each applied or refused by itself; outcomes in the same order."""
@@ -208,6 +234,9 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         freeze_wallet,
         unfreeze_wallet,
         close_wallet,
+        get_wallet_limits,
+        set_wallet_limits,
+        reset_wallet_limits,
         post_groups,
         try_groups,
         abandon_groups,

@@ -12,11 +12,12 @@ from ewallet.notification.client import NotificationClient
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.http.application import House, service_application
 from ewallet.plumbing.outbox import Relay
-from ewallet.plumbing.settings import Settings
+from ewallet.plumbing.settings import Settings, SettingsError
 from ewallet.plumbing.tokens import Verifier
 from ewallet.plumbing.worker import run_forever
 from ewallet.wallet import store
 from ewallet.wallet.api import routes
+from ewallet.wallet.domain.limits import LimitSchedule, LimitsWrong
 from ewallet.wallet.service import WalletService
 from ewallet.wallet.worker import PAUSE_SECONDS, HoldExpiry
 
@@ -35,11 +36,15 @@ def create_app(
     notification: NotificationClient,
     clock: Clock = system_clock,
 ) -> House[WalletService]:
-    """The wallet on its migrated database, which closes with the application's lifespan."""
+    """The wallet on its migrated database, which closes with the application's lifespan.
+
+    SettingsError: the limits cannot be.
+    """
+    limits = _limit_schedule(settings)
     database = open_database(settings.database_url("wallet"), "wallet")
     owner = new_id("own", clock())
     relay = Relay(database, store.outbox, store.leases, notification.deliver, owner=owner, clock=clock)
-    service = WalletService(database, clock=clock, events_added=relay.wake.set)
+    service = WalletService(database, clock=clock, limits=limits, events_added=relay.wake.set)
     expiry = HoldExpiry(service)
 
     @asynccontextmanager
@@ -74,3 +79,10 @@ def create_app(
         ready=database.ping,
     )
     return House("wallet", service, application)
+
+
+def _limit_schedule(settings: Settings) -> LimitSchedule:
+    try:
+        return LimitSchedule.parse(settings.limits)
+    except LimitsWrong as error:
+        raise SettingsError(f"EWALLET_LIMITS is wrong: {error}") from error

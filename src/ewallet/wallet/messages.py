@@ -12,6 +12,7 @@ from ewallet.kernel.money import CURRENCY_PATTERN, MAXIMUM_AMOUNT, MINIMUM_AMOUN
 
 Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN, description="ISO 4217 code")]
 Amount = Annotated[int, Meta(ge=MINIMUM_AMOUNT, le=MAXIMUM_AMOUNT, description="minor units")]
+LimitAmount = Annotated[int, Meta(ge=0, le=MAXIMUM_AMOUNT, description="minor units; 0 lets nothing be spent")]
 CustomerId = Annotated[str, Meta(pattern=r"^[!-~]+(?![\s\S])", max_length=64)]
 # The last part refuses a line break at the end, which `$` alone would let pass.
 Reference = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+(?![\s\S])", max_length=255)]
@@ -174,6 +175,14 @@ class OpenBalance(msgspec.Struct, frozen=True, kw_only=True, rename="camel", for
     currency: Currency
 
 
+class SetLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What may be spent in one payment, in a day and in a calendar month of UTC; null is no limit."""
+
+    per_payment: LimitAmount | None
+    per_day: LimitAmount | None
+    per_month: LimitAmount | None
+
+
 class ChangeStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Why a wallet is frozen, unfrozen or closed; for the audit."""
 
@@ -199,6 +208,30 @@ class WalletView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     balances: list[BalanceView]
     created_at: str
     updated_at: str
+
+
+class LimitView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The limits in one currency, and what is spent and left of them; null is no limit. Minor units.
+
+    ``overridden``: they are for this wallet alone, not the platform's own.
+    """
+
+    currency: str
+    per_payment: int | None
+    per_day: int | None
+    per_month: int | None
+    overridden: bool
+    spent_today: int
+    left_today: int | None
+    spent_this_month: int
+    left_this_month: int | None
+
+
+class LimitsView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the owner of a wallet may spend, in the order of the currencies' codes."""
+
+    customer_id: str
+    limits: list[LimitView]
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

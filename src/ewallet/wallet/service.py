@@ -6,7 +6,7 @@ writes what was decided with a handful of statements (:class:`_Batch`). A refusa
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, assert_never
 
 import msgspec
@@ -26,6 +26,15 @@ from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.outbox import Event
 from ewallet.wallet import store
 from ewallet.wallet.domain import ledger
+from ewallet.wallet.domain.limits import (
+    UNLIMITED,
+    LimitSchedule,
+    exceeded,
+    left,
+    limit_refusal,
+    spending_of,
+    spent,
+)
 from ewallet.wallet.domain.nouns import (
     PLATFORM,
     PLATFORM_OWNERS,
@@ -34,6 +43,7 @@ from ewallet.wallet.domain.nouns import (
     Entry,
     Hold,
     Kind,
+    Limits,
     Transfer,
     owner_of,
 )
@@ -47,10 +57,13 @@ from ewallet.wallet.messages import (
     GroupOutcome,
     GroupPosted,
     GroupRefused,
+    LimitsView,
+    LimitView,
     MoneyMoved,
     MovementType,
     MoveMoney,
     OpenWallet,
+    SetLimits,
     Statement,
     StatementEntry,
     TransferOrder,
@@ -138,13 +151,27 @@ class StatusChange:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsChange:
+    """Own limits for one balance of a wallet; None takes them away."""
+
+    caller: Caller
+    owner: str
+    currency: str
+    limits: Limits | None
+
+    @property
+    def account_id(self) -> str:
+        return wallet_account(self.owner, self.currency)
+
+
+@dataclass(frozen=True, slots=True)
 class Expiry:
     """A hold whose time seems to be over."""
 
     hold: Hold
 
 
-Item = GroupOrder | Abandonment | Movement | Opening | StatusChange | Expiry
+Item = GroupOrder | Abandonment | Movement | Opening | StatusChange | LimitsChange | Expiry
 
 
 @dataclass(slots=True)
@@ -153,6 +180,7 @@ class _Needs:
 
     owners: set[str] = field(default_factory=set)
     accounts: set[str] = field(default_factory=set)
+    spenders: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
     transfers: set[str] = field(default_factory=set)
     holds: set[str] = field(default_factory=set)
@@ -164,6 +192,8 @@ class _Needs:
                 self.groups.add(item.id)
                 for transfer in item.transfers:
                     self._add_transfer(transfer)
+                    if item.spender is not None:
+                        self.spenders.add(wallet_account(item.spender, transfer.currency))
             case Abandonment():
                 self.add(item.order)  # the same locks, so that it waits for whoever is posting the same order
             case Movement():
@@ -176,6 +206,8 @@ class _Needs:
                 self.accounts.update(wallet_account(owner, item.currency) for owner in (item.owner, *PLATFORM_OWNERS))
             case StatusChange():
                 self.owners.add(item.owner)
+            case LimitsChange():
+                self.accounts.add(item.account_id)
             case Expiry():
                 self.holds.add(item.hold.id)
                 self.accounts.update((item.hold.debit_account, item.hold.credit_account))
@@ -196,7 +228,9 @@ class _Batch:
     With ``lock=False`` it can decide, but must not write.
     """
 
-    def __init__(self, tx: Connection, items: Sequence[Item], now: int, *, lock: bool = True) -> None:
+    def __init__(
+        self, tx: Connection, items: Sequence[Item], now: int, *, schedule: LimitSchedule, lock: bool = True
+    ) -> None:
         needs = _Needs()
         for item in items:
             needs.add(item)
@@ -213,6 +247,10 @@ class _Batch:
             holds=store.holds_by_id(tx, needs.holds),
             taken_ids=store.taken_transfer_ids(tx, needs.transfers),
         )
+        self.schedule = schedule
+        spenders = [accounts[each] for each in needs.spenders if each in accounts]
+        self.book.limits = {each.id: schedule.of(each.currency) for each in spenders}
+        self.book.limits |= store.limits_by_account(tx, spenders)
         self.sums_before = ledger.sums(accounts.values())
         # Clocks of several processes differ; on one account time must not go back.
         self.now = max([now, *(account.updated_at for account in accounts.values())])
@@ -221,6 +259,7 @@ class _Batch:
         self.changed_accounts: dict[str, Account] = {}
         self.changed_wallets: dict[str, Wallet] = {}
         self.changed_holds: dict[str, Hold] = {}
+        self.changed_limits: dict[str, Limits | None] = {}
         self.new_transfers: list[NewTransfer] = []
         self.new_groups: list[StoredGroup] = []
         self.new_keys: list[StoredKey] = []
@@ -240,6 +279,8 @@ class _Batch:
                 return self.open(item)
             case StatusChange():
                 return self.change_status(item)
+            case LimitsChange():
+                return self.change_limits(item)
             case Expiry():
                 return self.expire(item)
         assert_never(item)
@@ -257,6 +298,7 @@ class _Batch:
         store.update_accounts(tx, changed)
         store.insert_transfers(tx, self.new_transfers, self.now)
         store.write_holds(tx, self.changed_holds.values())
+        store.write_limits(tx, self.changed_limits)
         store.insert_groups(tx, self.new_groups)
         store.insert_keys(tx, self.new_keys)
         store.audit.append(tx, self.now, self.audit)
@@ -285,14 +327,27 @@ class _Batch:
 
     def _decide_group(self, order: GroupOrder) -> GroupOutcome:
         transfers = [_transfer(each) for each in order.transfers]
-        applied = self._apply(transfers, order.id, order.transaction_id, order.reference, order.description)
+        applied = self._apply(
+            transfers, order.id, order.transaction_id, order.reference, order.description, spender=order.spender
+        )
         return self._conclude(order, applied if isinstance(applied, Verdict) else None, "wallet.post_group")
 
     def _conclude(self, order: GroupOrder, verdict: Verdict | None, action: str) -> GroupOutcome:
-        stored = self._store_outcome(order.id, verdict, _group_body(order), None, order.request_id)
+        refusal = self._refusal(order, verdict) if verdict is not None else None
+        members = _encode(refusal.members).decode() if refusal is not None and refusal.members else None
+        stored = self._store_outcome(
+            order.id, verdict, refusal, body=_group_body(order), answer=members, request_id=order.request_id
+        )
         who = Caller(order.actor, Role.SERVICE, order.request_id)
         self._record(who, action, order.transaction_id or order.id, stored, group=order.id)
         return _outcome(stored)
+
+    def _refusal(self, order: GroupOrder, verdict: Verdict) -> Refusal:
+        """A verdict in words, and with figures where a limit stands against the order."""
+        refusal = refusal_of(verdict)
+        if refusal.reason is not Reason.LIMIT_EXCEEDED or order.spender is None:
+            return refusal
+        return limit_refusal(self.book, spending_of(map(_transfer, order.transfers), order.spender), self.now)
 
     def move(self, movement: Movement) -> Moved:
         """Credit or debit a wallet, or answer what was answered to the same reference or key before."""
@@ -321,7 +376,9 @@ class _Batch:
         verdict = applied if isinstance(applied, Verdict) else None
         answer = self._moved(movement) if verdict is None else None
         encoded = _encode(answer).decode() if answer is not None else None
-        stored = self._store_outcome(group_id, verdict, _movement_body(movement), encoded, movement.caller.request_id)
+        refusal = refusal_of(verdict) if verdict is not None else None
+        body, request_id = _movement_body(movement), movement.caller.request_id
+        stored = self._store_outcome(group_id, verdict, refusal, body=body, answer=encoded, request_id=request_id)
         self._record(
             movement.caller,
             f"wallet.{movement.type.lower()}",
@@ -370,8 +427,10 @@ class _Batch:
         transaction_id: str | None,
         reference: str | None,
         description: str | None,
+        *,
+        spender: str | None = None,
     ) -> list[Entry] | Verdict:
-        applied = ledger.apply(self.book, transfers, self.now)
+        applied = ledger.apply(self.book, transfers, self.now, spender=spender)
         if isinstance(applied, Verdict):
             return applied
         for entry in applied:
@@ -388,14 +447,18 @@ class _Batch:
             self.changed_accounts[account_id] = self.book.accounts[account_id]
 
     def _store_outcome(
-        self, group_id: str, verdict: Verdict | None, body: bytes, answer: str | None, request_id: str
+        self,
+        group_id: str,
+        verdict: Verdict | None,
+        refusal: Refusal | None,
+        *,
+        body: bytes,
+        answer: str | None,
+        request_id: str,
     ) -> StoredGroup:
         """Fix the outcome of an order under its id, for this batch and for ever."""
-        if verdict is None:
-            outcome, reason, detail = store.POSTED, None, None
-        else:
-            refusal = refusal_of(verdict)
-            outcome, reason, detail = verdict.value, refusal.reason.value, refusal.detail
+        outcome = store.POSTED if verdict is None else verdict.value
+        reason, detail = (None, None) if refusal is None else (refusal.reason.value, refusal.detail)
         stored = StoredGroup(group_id, outcome, reason, detail, body.decode(), answer, request_id, self.now)
         self.groups[group_id] = stored
         self.new_groups.append(stored)
@@ -477,6 +540,23 @@ class _Batch:
             self._announce(change.id, name, wallet.owner, change.caller.request_id, data)
         return None
 
+    def change_limits(self, change: LimitsChange) -> Refusal | None:
+        """Give a balance limits of its own, or take them away; what has been spent already counts."""
+        account = self.book.accounts.get(change.account_id)
+        if account is None and change.owner in self.book.roles:
+            return Refusal(Reason.CURRENCY_MISMATCH, f"The wallet has no balance in {change.currency}.")
+        if account is None or account.role == PLATFORM:
+            return not_found("wallet")
+        account.own_limits = change.limits is not None
+        self.book.limits[account.id] = change.limits or self.schedule.of(account.currency)
+        self.changed_limits[account.id] = change.limits
+        self._touch(account.id)
+        limits = asdict(change.limits) if change.limits is not None else None
+        self.audit.append(
+            AuditRecord.of(change.caller, "wallet.change_limits", change.owner, currency=change.currency, limits=limits)
+        )
+        return None
+
     # --- telling
 
     def _announce(self, source_id: str, name: str, owner: str, request_id: str, data: dict[str, Any]) -> None:
@@ -504,10 +584,21 @@ class _Batch:
 class WalletService:
     """The wallet for everybody: for HTTP, for the command line, and directly as other services' ``WalletClient``."""
 
-    def __init__(self, database: Database, *, clock: Clock, events_added: Callable[[], None] = lambda: None) -> None:
-        """``events_added`` is called after events were written: their relay need not wait for its next round."""
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        limits: LimitSchedule = UNLIMITED,
+        events_added: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``limits`` hold for everybody who has none of their own.
+
+        ``events_added`` is called after events were written: their relay need not wait for its next round.
+        """
         self._database = database
         self._clock = clock
+        self._limits = limits
         self._events_added = events_added
         self._batcher: Batcher[Item, Any] = Batcher(database, self._apply)
 
@@ -527,8 +618,10 @@ class WalletService:
 
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
         """What :meth:`post_group` would answer right now. Nothing is applied, nothing stored, nothing locked."""
-        now = self._clock()
-        return await self._database.reading(lambda tx: _Batch(tx, [order], now, lock=False).post(order))
+        now, schedule = self._clock(), self._limits
+        return await self._database.reading(
+            lambda tx: _Batch(tx, [order], now, schedule=schedule, lock=False).post(order)
+        )
 
     async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
         """Give up a group whose outcome is unknown: the outcome that it has already, or that it was abandoned."""
@@ -570,7 +663,9 @@ class WalletService:
         found = await self._visible(caller, request.customer_id)
         if isinstance(found, Refusal):
             return found
-        reasons = [reason.code for reason in _reasons_against(*found, request)]
+        wallet, accounts = found
+        book = Book({each.id: each for each in accounts}, limits=await self._limits_of(accounts))
+        reasons = [reason.code for reason in _reasons_against(wallet, book, request, self._clock())]
         return Validation(valid=not reasons, reasons=reasons)
 
     async def open_balance(self, caller: Caller, customer_id: str, currency: str) -> WalletView | Refusal:
@@ -591,6 +686,25 @@ class WalletService:
         refusal: Refusal | None = await self._submit(order)
         self._events_added()
         return refusal or await self.wallet(caller, customer_id)
+
+    async def limits(self, caller: Caller, customer_id: str) -> LimitsView | Refusal:
+        """What the owner of a wallet may spend, and what is left of it. Refused with ``not-found``."""
+        found = await self._visible(caller, customer_id)
+        if isinstance(found, Refusal):
+            return found
+        wallet, accounts = found
+        limits, now = await self._limits_of(accounts), self._clock()
+        return LimitsView(
+            customer_id=wallet.owner, limits=[_limit_view(each, limits[each.id], now) for each in accounts]
+        )
+
+    async def change_limits(
+        self, caller: Caller, customer_id: str, currency: str, wanted: SetLimits | None
+    ) -> LimitsView | Refusal:
+        """Give a balance limits of its own, or with None everybody's. Refused: ``not-found``, ``currency-mismatch``."""
+        limits = Limits(wanted.per_payment, wanted.per_day, wanted.per_month) if wanted is not None else None
+        refusal: Refusal | None = await self._submit(LimitsChange(caller, customer_id, currency, limits))
+        return refusal or await self.limits(caller, customer_id)
 
     async def statement(
         self,
@@ -652,7 +766,7 @@ class WalletService:
     def _apply(self, tx: Connection, items: Sequence[Item]) -> Sequence[Any]:
         """One transaction; see the module."""
         failpoints.reached("wallet.batch.before")
-        batch = _Batch(tx, items, self._clock())
+        batch = _Batch(tx, items, self._clock(), schedule=self._limits)
         results = [batch.do(item) for item in items]
         batch.write(tx)
         failpoints.reached("wallet.batch.written")
@@ -671,11 +785,19 @@ class WalletService:
         found = await self._database.reading(lambda tx: store.wallet_with_accounts(tx, customer_id))
         return found or not_found("wallet")
 
+    async def _limits_of(self, accounts: Sequence[Account]) -> dict[str, Limits]:
+        """The limits of some accounts: their own, or else everybody's."""
+        limits = {each.id: self._limits.of(each.currency) for each in accounts}
+        if any(each.own_limits for each in accounts):
+            limits |= await self._database.reading(lambda tx: store.limits_by_account(tx, accounts))
+        return limits
+
 
 # --- bodies: what was ordered, to tell a repetition from another order ---------------------------------------------
 
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(list[Any]).decode
+_decode_members = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_moved = msgspec.json.Decoder(MoneyMoved).decode
 
 _GROUP_NAMES = ("transaction_id", "reference", "description", "transfers", "spender")
@@ -735,7 +857,13 @@ def _transfer(order: TransferOrder) -> Transfer:
 def _outcome(stored: StoredGroup) -> GroupOutcome:
     if stored.reason is None:
         return GroupPosted(id=stored.id, posted_at=stored.at)
-    return GroupRefused(id=stored.id, verdict=stored.outcome, reason=Reason(stored.reason), detail=stored.detail or "")
+    return GroupRefused(
+        id=stored.id,
+        verdict=stored.outcome,
+        reason=Reason(stored.reason),
+        detail=stored.detail or "",
+        members=_decode_members(stored.answer or "{}"),
+    )
 
 
 def _movement_answer(stored: StoredGroup) -> MoneyMoved | Refusal:
@@ -771,16 +899,33 @@ def _view(wallet: Wallet, accounts: Sequence[Account]) -> WalletView:
     )
 
 
-def _reasons_against(wallet: Wallet, accounts: Sequence[Account], request: ValidateWallet) -> Iterator[Reason]:
+def _limit_view(account: Account, limits: Limits, now: int) -> LimitView:
+    today, this_month = spent(account, now)
+    return LimitView(
+        currency=account.currency,
+        per_payment=limits.per_payment,
+        per_day=limits.per_day,
+        per_month=limits.per_month,
+        overridden=bool(account.own_limits),
+        spent_today=today,
+        left_today=None if limits.per_day is None else left(limits.per_day, today),
+        spent_this_month=this_month,
+        left_this_month=None if limits.per_month is None else left(limits.per_month, this_month),
+    )
+
+
+def _reasons_against(wallet: Wallet, book: Book, request: ValidateWallet, now: int) -> Iterator[Reason]:
     """Everything that would refuse a payment of this amount out of the wallet; a closed one is empty by itself."""
     if wallet.status is Status.CLOSED:
         yield Reason.WALLET_CLOSED
         return
-    account = next((each for each in accounts if each.currency == request.currency), None)
+    account = book.accounts.get(wallet_account(wallet.owner, request.currency))
     if account is None:
         yield Reason.CURRENCY_MISMATCH
     elif account.available < request.amount:
         yield Reason.INSUFFICIENT_FUNDS
+    if account is not None and exceeded(book, account.id, request.amount, now) is not None:
+        yield Reason.LIMIT_EXCEEDED
     if wallet.status is Status.FROZEN:
         yield Reason.WALLET_FROZEN
 

@@ -5,7 +5,7 @@ hot statements are written as text: they run a thousand times a second, and buil
 database needs to answer.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Row,
     Select,
     UniqueConstraint,
+    delete,
     literal,
     select,
     union_all,
@@ -29,7 +30,7 @@ from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.outbox import Outbox
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
 from ewallet.wallet.domain.ledger import sums
-from ewallet.wallet.domain.nouns import Account, Entry, Hold, HoldState, Kind
+from ewallet.wallet.domain.nouns import Account, Entry, Hold, HoldState, Kind, Limits
 from ewallet.wallet.domain.wallets import Status, Wallet
 
 metadata = MetaData()
@@ -58,6 +59,10 @@ accounts = table(
     Column("credits_pending", INTEGER, nullable=False),
     Column("frozen", INTEGER, nullable=False),
     Column("closed", INTEGER, nullable=False),
+    Column("own_limits", INTEGER, nullable=False),
+    Column("spent_on", INTEGER, nullable=False),
+    Column("spent_today", INTEGER, nullable=False),
+    Column("spent_this_month", INTEGER, nullable=False),
     Column("version", INTEGER, nullable=False),
     Column("created_at", INTEGER, nullable=False),
     Column("updated_at", INTEGER, nullable=False),
@@ -69,7 +74,17 @@ accounts = table(
         "debits_must_not_exceed_credits = 0 OR debits_posted + debits_pending <= credits_posted",
         name="wallet_accounts_not_below_zero",
     ),
+    CheckConstraint("spent_today >= 0 AND spent_this_month >= spent_today", name="wallet_accounts_spent_counts_up"),
     Index("wallet_accounts_by_owner", "owner"),
+)
+
+limits = table(
+    "wallet_limits",
+    metadata,
+    Column("account", IDENTIFIER, primary_key=True),
+    Column("per_payment", INTEGER),
+    Column("per_day", INTEGER),
+    Column("per_month", INTEGER),
 )
 
 transfers = table(
@@ -109,6 +124,7 @@ holds = table(
     Column("state", IDENTIFIER, nullable=False),
     Column("expires_at", INTEGER),
     Column("updated_at", INTEGER, nullable=False),
+    Column("counted_on", INTEGER),
     CheckConstraint("amount > 0", name="wallet_holds_amount_is_positive"),
     Index("wallet_holds_by_expiry", "state", "expires_at"),
 )
@@ -152,6 +168,10 @@ _ACCOUNT_UPDATES = (
     "credits_pending",
     "frozen",
     "closed",
+    "own_limits",
+    "spent_on",
+    "spent_today",
+    "spent_this_month",
     "version",
     "updated_at",
 )
@@ -162,7 +182,8 @@ class StoredGroup:
     """The outcome of an order under its id, and the order itself, to tell a repetition from another order.
 
     Fields in the order of the table's columns. ``reason`` and ``detail`` are those of a refusal; ``answer`` is what a
-    direct credit or debit was answered; ``request_id`` is that of the first request.
+    direct credit or debit was answered, or the further members of a refusal, in JSON; ``request_id`` is that of the
+    first request.
     """
 
     id: str
@@ -215,6 +236,12 @@ def accounts_by_id(tx: Connection, ids: Collection[str], *, lock: bool) -> dict[
     Two batches that meet can so wait for each other, but never in a ring.
     """
     return {row[0]: Account(*row) for row in statements.rows_in(tx, accounts, "id", ids, lock=lock)}
+
+
+def limits_by_account(tx: Connection, wanted: Iterable[Account]) -> dict[str, Limits]:
+    """The own limits of those accounts that have any; the locks on the accounts guard them too."""
+    ids = [account.id for account in wanted if account.own_limits]
+    return {row[0]: Limits(*row[1:]) for row in statements.rows_in(tx, limits, "account", ids)}
 
 
 def account_ids_of(tx: Connection, owners: Collection[str]) -> list[str]:
@@ -317,10 +344,24 @@ def _account_row(account: Account) -> tuple[Any, ...]:
         account.credits_pending,
         int(account.frozen),
         int(account.closed),
+        int(account.own_limits),
+        account.spent_on,
+        account.spent_today,
+        account.spent_this_month,
         account.version,
         account.created_at,
         account.updated_at,
     )
+
+
+def write_limits(tx: Connection, changed: Mapping[str, Limits | None]) -> None:
+    """Write the own limits of accounts, and remove those of accounts that shall have none any more."""
+    rows = [
+        (account, own.per_payment, own.per_day, own.per_month) for account, own in changed.items() if own is not None
+    ]
+    upsert_rows(tx, limits, rows, update=("per_payment", "per_day", "per_month"))
+    if removed := [account for account, own in changed.items() if own is None]:
+        tx.execute(delete(limits).where(limits.c.account.in_(removed)))
 
 
 def insert_wallets(tx: Connection, new: Iterable[Wallet]) -> None:
@@ -349,6 +390,7 @@ def write_holds(tx: Connection, changed: Iterable[Hold]) -> None:
             hold.state,
             hold.expires_at,
             hold.updated_at,
+            hold.counted_on,
         )
         for hold in changed
     ]

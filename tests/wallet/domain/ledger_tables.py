@@ -10,16 +10,22 @@
     post     T2 A1 A2 40 of=H1      => posted  moves what was held; the rest is released
     void     T3 A1 A2 60 of=H1      => posted  releases it all
     group    T4 A1 A2 5 | hold H2 A1 M1 5 role=MERCHANT  => posted
+    limit    A1 payment=50 day=90 month=99     what A1 may spend, from now on
+    transfer T1 A1 M1 60 by=A1      => posted  counts towards the limits of A1; one `by` counts for the whole group
+    spent    A1 60 today 90 this month
     wait 5                                     seconds go by
+    wait 3d                                    days go by
     expire   H1                     => True
     balance  A1 40 held 60
 
-Amounts are minor units. Times and currencies that a table does not mention are the same for all.
+Amounts are minor units. The first day is January 1, 1970. Times and currencies that a table does not mention are the
+same for all.
 """
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
 from ewallet.wallet.domain.ledger import apply, expire, require_sound, sums
-from ewallet.wallet.domain.nouns import Account, Book, Kind, Transfer
+from ewallet.wallet.domain.limits import spent
+from ewallet.wallet.domain.nouns import Account, Book, Kind, Limits, Transfer
 
 CURRENCY = "USD"
 KINDS = {"transfer": Kind.POSTED, "hold": Kind.PENDING, "post": Kind.POST, "void": Kind.VOID}
@@ -50,17 +56,24 @@ class Table:
             case (("freeze" | "unfreeze" | "close"), [name]):
                 account = self.book.accounts[_id(name)]
                 account.frozen, account.closed = verb == "freeze", verb == "close"
-            case "wait", [seconds]:
-                self.now += int(seconds) * MICROSECONDS_PER_SECOND
+            case "limit", [name, *words]:
+                limits = {f"per_{period}": int(amount) for period, amount in _options(words).items()}
+                self.book.limits[_id(name)] = Limits(**limits)
+            case "spent", [name, today, "today", this_month, "this", "month"]:
+                account = self.book.accounts[_id(name)]
+                assert spent(account, self.now) == (int(today), int(this_month)), spent(account, self.now)
+            case "wait", [time]:
+                seconds = int(time.removesuffix("d")) * (24 * 3600 if time.endswith("d") else 1)
+                self.now += seconds * MICROSECONDS_PER_SECOND
             case "balance", [name, balance, "held", held]:
                 account = self.book.accounts[_id(name)]
                 assert (account.balance, account.debits_pending) == (int(balance), int(held)), account
             case "expire", [hold]:
                 return expire(self.book, self.book.holds[hold], self.now)
-            case "group", _:
-                return self._apply([_part(part.split()) for part in rest.split("|")])
+            case "group", words:
+                return self._apply([_part(part.split()) for part in rest.split("|")], _options(words).get("by"))
             case _, words:
-                return self._apply([_transfer(verb, words)])
+                return self._apply([_transfer(verb, words)], _options(words).get("by"))
         return None
 
     def _open(self, name: str, balance: int, words: list[str]) -> None:
@@ -70,8 +83,8 @@ class Table:
         account.credits_posted = balance
         self.book.accounts[account.id] = account
 
-    def _apply(self, transfers: list[Transfer]) -> str:
-        answer = apply(self.book, transfers, self.now)
+    def _apply(self, transfers: list[Transfer], spender: str | None = None) -> str:
+        answer = apply(self.book, transfers, self.now, spender=spender)
         return "posted" if isinstance(answer, list) else answer
 
 
@@ -82,7 +95,7 @@ def _part(words: list[str]) -> Transfer:
 
 def _transfer(verb: str, words: list[str]) -> Transfer:
     name, debit, credit, amount, *options = words
-    given = dict(option.split("=") for option in options)
+    given = _options(options)
     return Transfer(
         name,
         KINDS[verb],
@@ -94,6 +107,10 @@ def _transfer(verb: str, words: list[str]) -> Transfer:
         given.get("of"),
         int(given["timeout"]) if "timeout" in given else None,
     )
+
+
+def _options(words: list[str]) -> dict[str, str]:
+    return dict(word.split("=") for word in words if "=" in word)
 
 
 def _id(name: str) -> str:

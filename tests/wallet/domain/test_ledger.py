@@ -252,6 +252,167 @@ TABLES = {
         post     T1 A1 A2 10 of=H1 currency=EUR => pending_transfer_has_different_currency
         post     H1 A1 A2 10 of=H1              => id_already_taken
     """,
+    "a payment is as large as its limit and no larger, its fee included": """
+        account  A1 999
+        account  M1 0 MERCHANT
+        account  fees 0 unlimited
+        limit    A1 payment=100
+        group    T1 A1 M1 98 by=A1 | T2 A1 fees 3 => exceeds_limit_per_payment
+        group    T1 A1 M1 98 by=A1 | T2 A1 fees 2 => posted
+        hold     H1 A1 M1 101 by=A1 => exceeds_limit_per_payment
+        hold     H1 A1 M1 100 by=A1 => posted
+        spent    A1 200 today 200 this month
+    """,
+    "a day's limit is spent to the last unit, and a new day begins at midnight of UTC": """
+        account  A1 999
+        account  M1 0 MERCHANT
+        limit    A1 day=100
+        transfer T1 A1 M1 60 by=A1 => posted
+        wait     86399
+        transfer T2 A1 M1 41 by=A1 => exceeds_limit_per_day
+        transfer T2 A1 M1 40 by=A1 => posted
+        transfer T3 A1 M1 1  by=A1 => exceeds_limit_per_day
+        spent    A1 100 today 100 this month
+        wait     1
+        spent    A1 0 today 100 this month
+        transfer T3 A1 M1 100 by=A1 => posted
+        spent    A1 100 today 200 this month
+    """,
+    "a month's limit holds to the calendar month's end": """
+        account  A1 999
+        account  M1 0 MERCHANT
+        limit    A1 month=100
+        transfer T1 A1 M1 60 by=A1 => posted
+        wait     30d
+        transfer T2 A1 M1 41 by=A1 => exceeds_limit_per_month
+        transfer T2 A1 M1 40 by=A1 => posted
+        spent    A1 40 today 100 this month
+        wait     1d
+        spent    A1 0 today 0 this month
+        transfer T3 A1 M1 100 by=A1 => posted
+        wait     365d
+        transfer T4 A1 M1 100 by=A1 => posted
+    """,
+    "the narrowest limit speaks first": """
+        account  A1 0
+        account  M1 0 MERCHANT
+        limit    A1 payment=1 day=1 month=1
+        transfer T1 A1 M1 2 by=A1 => exceeds_limit_per_payment
+        limit    A1 day=1 month=1
+        transfer T1 A1 M1 2 by=A1 => exceeds_limit_per_day
+        limit    A1 month=1
+        transfer T1 A1 M1 2 by=A1 => exceeds_limit_per_month
+        limit    A1
+        transfer T1 A1 M1 2 by=A1 => exceeds_credits
+    """,
+    "whether money may move comes before limits, and they before funds": """
+        account  A1 0
+        account  M1 0 MERCHANT
+        limit    A1 payment=0
+        freeze   M1
+        transfer T1 A1 M1 1 by=A1 => credit_account_frozen
+        close    A1
+        transfer T1 A1 M1 1 by=A1 => debit_account_closed
+        transfer T1 A1 Z1 1 by=A1 => credit_owner_not_found
+        freeze   A1
+        transfer T1 A1 M1 1 by=A1 => debit_account_frozen
+        unfreeze A1
+        unfreeze M1
+        transfer T1 A1 M1 1 by=A1 => exceeds_limit_per_payment
+    """,
+    "only what somebody spends counts, and only as the order says": """
+        account  A1 100
+        account  A2 100
+        limit    A1 day=10
+        transfer T1 A1 A2 11 => posted
+        transfer T2 A2 A1 11 by=A1 => posted
+        group    T3 A2 A1 50 by=A1 | T4 A1 A2 10 => posted
+        spent    A1 10 today 10 this month
+        spent    A2 0 today 0 this month
+    """,
+    "a limit that was lowered lets nothing more through, one that was raised the rest": """
+        account  A1 100
+        account  M1 0 MERCHANT
+        transfer T1 A1 M1 60 by=A1 => posted
+        limit    A1 day=50
+        transfer T2 A1 M1 1 by=A1 => exceeds_limit_per_day
+        limit    A1 day=70
+        transfer T2 A1 M1 10 by=A1 => posted
+    """,
+    "a refused group counts nothing": """
+        account  A1 100
+        account  M1 0 MERCHANT
+        limit    A1 day=100
+        group    T1 A1 M1 50 by=A1 | T2 A1 Z1 50 => credit_owner_not_found
+        group    hold H1 A1 M1 50 by=A1 | T2 A1 Z1 50 => credit_owner_not_found
+        spent    A1 0 today 0 this month
+    """,
+    "a hold counts when it is made, and what it does not take is given back": """
+        account  A1 999
+        account  M1 0 MERCHANT
+        limit    A1 day=100
+        hold     H1 A1 M1 60 by=A1 => posted
+        hold     H2 A1 M1 30 by=A1 timeout=5 => posted
+        hold     H3 A1 M1 10 by=A1 => posted
+        spent    A1 100 today 100 this month
+        void     T1 A1 M1 60 of=H1 => posted
+        spent    A1 40 today 40 this month
+        wait     5
+        expire   H2 => True
+        spent    A1 10 today 10 this month
+        post     T2 A1 M1 7 of=H3 => posted
+        spent    A1 7 today 7 this month
+        transfer T3 A1 M1 93 by=A1 => posted
+    """,
+    "the fee out of what a capture releases is taken too": """
+        account  A1 999
+        account  M1 0 MERCHANT
+        account  fees 0 unlimited
+        hold     H1 A1 M1 100 by=A1 => posted
+        group    post T1 A1 M1 49 of=H1 | T2 A1 fees 1 => posted
+        spent    A1 50 today 50 this month
+        hold     H2 A1 M1 10 by=A1 => posted
+        group    post T3 A1 M1 9 of=H2 | T4 A1 fees 2 => posted
+        spent    A1 60 today 60 this month
+    """,
+    "what a group releases and spends anew counts once": """
+        account  A1 100
+        account  M1 0 MERCHANT
+        hold     H1 A1 M1 60 by=A1 => posted
+        hold     H2 A1 M1 40 by=A1 => posted
+        group    void T1 A1 M1 60 of=H1 | T2 A1 M1 20 by=A1 => posted
+        spent    A1 60 today 60 this month
+        group    post T3 A1 M1 10 of=H2 | T4 A1 M1 20 by=A1 => posted
+        spent    A1 50 today 50 this month
+    """,
+    "a hold gives back to the day and the month in which it counted, and to no other": """
+        account  A1 999
+        account  M1 0 MERCHANT
+        wait     29d
+        hold     H1 A1 M1 10 by=A1 => posted
+        hold     H2 A1 M1 20 by=A1 => posted
+        hold     H3 A1 M1 40 by=A1 => posted
+        wait     1d
+        transfer T1 A1 M1 5 by=A1 => posted
+        void     T2 A1 M1 10 of=H1 => posted
+        spent    A1 5 today 65 this month
+        wait     1d
+        void     T3 A1 M1 20 of=H2 => posted
+        transfer T4 A1 M1 3 by=A1 => posted
+        void     T5 A1 M1 40 of=H3 => posted
+        spent    A1 3 today 3 this month
+    """,
+    "a hold that did not count gives nothing back": """
+        account  A1 100
+        account  M1 0 MERCHANT
+        hold     H1 A1 M1 60 timeout=5 => posted
+        hold     H2 A1 M1 10 => posted
+        transfer T1 A1 M1 20 by=A1 => posted
+        wait     5
+        expire   H1 => True
+        void     T2 A1 M1 10 of=H2 => posted
+        spent    A1 20 today 20 this month
+    """,
     "a sum that cannot be counted is refused": f"""
         account  B1 {LARGEST_SUM} unlimited
         account  A1 10
@@ -296,6 +457,15 @@ def test_a_book_that_made_money_is_not_written() -> None:
 
     with pytest.raises(InvariantBroken, match="USD changed"):
         require_sound(table.book, before)
+
+
+def test_more_spent_in_a_day_than_in_its_month_is_not_written() -> None:
+    table = Table()
+    table.run("account A1 0")
+    table.book.accounts["A1:USD"].spent_today = 1
+
+    with pytest.raises(InvariantBroken, match="A1:USD has spent 1 of 0"):
+        require_sound(table.book, {"USD": (0, 0)})
 
 
 def test_a_wallet_below_zero_is_not_written() -> None:

@@ -22,6 +22,10 @@ def test_a_verdict_is_spelled_like_its_name(verdict: Verdict) -> None:
 @pytest.mark.parametrize(
     ("verdict", "reason"),
     [
+        (Verdict.GROUP_WAS_ABANDONED, Reason.ABANDONED),
+        (Verdict.EXCEEDS_LIMIT_PER_PAYMENT, Reason.LIMIT_EXCEEDED),
+        (Verdict.EXCEEDS_LIMIT_PER_DAY, Reason.LIMIT_EXCEEDED),
+        (Verdict.EXCEEDS_LIMIT_PER_MONTH, Reason.LIMIT_EXCEEDED),
         (Verdict.EXCEEDS_CREDITS, Reason.INSUFFICIENT_FUNDS),
         (Verdict.ACCOUNTS_MUST_BE_DIFFERENT, Reason.UNKNOWN_MERCHANT),
         (Verdict.CREDIT_OWNER_MUST_HAVE_THE_ROLE, Reason.UNKNOWN_MERCHANT),

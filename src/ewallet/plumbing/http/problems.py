@@ -59,6 +59,7 @@ TITLES: Mapping[Reason, str] = {
     Reason.UNKNOWN_MERCHANT: "There is no such merchant",
     Reason.IDEMPOTENCY_KEY_REUSED: "The key belongs to another request",
     Reason.AMOUNT_TOO_SMALL: "The amount is too small",
+    Reason.LIMIT_EXCEEDED: "The amount is over a limit",
     Reason.TOO_MANY_REQUESTS: "Too many requests",
     Reason.INTERNAL_ERROR: "Internal error",
     Reason.SERVICE_UNAVAILABLE: "The service is not available",
@@ -175,6 +176,13 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
     Reason.AMOUNT_TOO_SMALL: Explanation(
         "The fee would take the whole amount, and nothing would reach the merchant.",
         "Pay a larger amount. Nothing was done.",
+    ),
+    Reason.LIMIT_EXCEEDED: Explanation(
+        "A wallet may spend so much in one payment, in a day and in a calendar month, both of UTC; this would be more. "
+        "The member limit says which limit it is (perPayment, perDay, perMonth), allowed and left what it allows and "
+        "what is left of it, in minor units.",
+        "Pay less, or wait for the next day or month; an administrator can change the limits. A new attempt is a new "
+        "payment with a new idempotency key.",
     ),
     Reason.TOO_MANY_REQUESTS: Explanation(
         "You, or your network address, sent more requests than the limit allows.",

@@ -1,5 +1,5 @@
 """The rules of the ledger, pure.
 
-``nouns`` is what there is, ``ledger`` what may happen to money, ``verdicts`` why it may not, ``wallets`` what may
-happen to a wallet.
+``nouns`` is what there is, ``ledger`` what may happen to money, ``limits`` how much of it an owner may spend,
+``verdicts`` why it may not be, ``wallets`` what may happen to a wallet.
 """

@@ -1,11 +1,13 @@
 """What may happen to money. The heart is :func:`check` and :func:`record`; everything else surrounds them."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import assert_never
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
 from ewallet.kernel.errors import InvariantBroken
 from ewallet.kernel.money import MAXIMUM_AMOUNT, MINIMUM_AMOUNT
+from ewallet.wallet.domain.limits import Spending, count, day_of, exceeded, give_back, spending_of
 from ewallet.wallet.domain.nouns import (
     LARGEST_SUM,
     PLATFORM,
@@ -24,21 +26,29 @@ from ewallet.wallet.domain.verdicts import Verdict
 MAXIMUM_TIMEOUT_SECONDS = 366 * 24 * 3600
 """A hold longer than a year is a mistake in the unit."""
 
+NOTHING_SPENT: Spending = {}
 
-def apply(book: Book, transfers: Iterable[Transfer], now: int) -> list[Entry] | Verdict:
-    """Apply a group of transfers, all or none, and return its entries; a Verdict leaves the book as it was."""
+
+def apply(book: Book, transfers: Sequence[Transfer], now: int, *, spender: str | None = None) -> list[Entry] | Verdict:
+    """Apply a group of transfers, all or none, and return its entries; a Verdict leaves the book as it was.
+
+    ``spender`` is the owner whose limits hold for the group as a whole.
+    """
+    spending = NOTHING_SPENT if spender is None else spending_of(transfers, spender)
     entries: list[Entry] = []
     for transfer in transfers:
-        verdict = check(book, transfer, now)
+        verdict = check(book, transfer, now, spending)
         if verdict is not None:
             for entry in reversed(entries):
                 _undo(book, entry)
             return verdict
         entries.append(record(book, transfer, now))
+    _count(book, entries, spending, now)
+    _give_back(book, entries, spending)
     return entries or Verdict.GROUP_MUST_NOT_BE_EMPTY
 
 
-def check(book: Book, transfer: Transfer, now: int) -> Verdict | None:
+def check(book: Book, transfer: Transfer, now: int, spending: Spending = NOTHING_SPENT) -> Verdict | None:
     """Why a transfer may not happen, or None where it may. The order of the guards is the order of ``Verdict``."""
     kind, amount = transfer.kind, transfer.amount
     finishes_hold = kind is Kind.POST or kind is Kind.VOID
@@ -83,6 +93,8 @@ def check(book: Book, transfer: Transfer, now: int) -> Verdict | None:
 
     if kind is Kind.POST:
         return None  # The hold has set the money aside: there is enough of it, and the sums have room.
+    if debit.id in spending and (limit := exceeded(book, debit.id, spending[debit.id], now)) is not None:
+        return limit.verdict
     if debit.debits_must_not_exceed_credits and amount > debit.available:
         return Verdict.EXCEEDS_CREDITS
     if debit.debits_posted + debit.debits_pending + amount > LARGEST_SUM:
@@ -164,6 +176,32 @@ def record(book: Book, transfer: Transfer, now: int) -> Entry:
     return Entry(transfer, posted, pending, debit.balance, credit.balance, expires_at)
 
 
+def _count(book: Book, entries: Sequence[Entry], spending: Spending, now: int) -> None:
+    """Count what an applied group spends towards the limits of whoever spends it."""
+    for account_id, amount in spending.items():
+        count(book.accounts[account_id], amount, now)
+    for entry in entries:
+        if entry.transfer.kind is Kind.PENDING and entry.transfer.debit_account in spending:
+            book.holds[entry.transfer.id].counted_on = day_of(now)
+
+
+def _give_back(book: Book, entries: Sequence[Entry], spending: Spending) -> None:
+    """Give back what an applied group releases of holds that have counted.
+
+    What it takes out of the same account beside them and does not count, like the fee of a capture, is not released.
+    """
+    ended = [book.holds[entry.transfer.pending_id] for entry in entries if entry.transfer.pending_id is not None]
+    taken = Counter[str]()
+    for entry in entries if ended else ():
+        if entry.transfer.kind is Kind.POST or entry.transfer.debit_account not in spending:
+            taken[entry.transfer.debit_account] += entry.posted
+    for hold in ended:
+        if hold.counted_on is not None:
+            kept = min(hold.amount, taken[hold.debit_account])
+            taken[hold.debit_account] -= kept
+            give_back(book.accounts[hold.debit_account], hold.amount - kept, hold.counted_on)
+
+
 def is_due(hold: Hold, now: int) -> bool:
     """Whether a hold's time is over; it may not be posted any more, whether or not it was expired already."""
     return hold.expires_at is not None and hold.expires_at <= now
@@ -176,6 +214,8 @@ def expire(book: Book, hold: Hold, now: int) -> bool:
     hold.state, hold.updated_at = HoldState.EXPIRED, now
     debit, credit = book.accounts[hold.debit_account], book.accounts[hold.credit_account]
     _change(debit, credit, posted=0, pending=-hold.amount)
+    if hold.counted_on is not None:
+        give_back(debit, hold.amount, hold.counted_on)
     return True
 
 
@@ -244,3 +284,5 @@ def require_sound(book: Book, sums_before: Mapping[str, tuple[int, int]]) -> Non
             raise InvariantBroken(f"{account.id} is below zero: {account.available}")
         if account.debits_pending < 0 or account.credits_pending < 0:
             raise InvariantBroken(f"{account.id} holds less than nothing")
+        if not 0 <= account.spent_today <= account.spent_this_month:
+            raise InvariantBroken(f"{account.id} has spent {account.spent_today} of {account.spent_this_month}")

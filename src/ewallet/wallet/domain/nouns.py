@@ -38,12 +38,27 @@ class HoldState(StrEnum):
     EXPIRED = "EXPIRED"
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that an owner may spend in one currency, in minor units; None is no limit."""
+
+    per_payment: int | None = None
+    per_day: int | None = None
+    per_month: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
 @dataclass(slots=True)
 class Account:
     """One owner's money in one currency. The posted sums only grow; the pending ones are what is held right now.
 
     Fields in the order of the table's columns. ``role`` is the owner's, or PLATFORM. ``frozen`` and ``closed`` repeat
     the wallet's status, so that moving money needs to look at (and lock) accounts only.
+
+    ``spent_on`` is the day (since the epoch, UTC) of the latest spending, ``spent_today`` and ``spent_this_month`` what
+    counted towards limits on that day and in its month. ``own_limits``: there are limits for this account alone.
     """
 
     id: str
@@ -57,6 +72,10 @@ class Account:
     credits_pending: int = 0
     frozen: bool = False
     closed: bool = False
+    own_limits: bool = False
+    spent_on: int = 0
+    spent_today: int = 0
+    spent_this_month: int = 0
     version: int = 0
     created_at: int = 0
     updated_at: int = 0
@@ -98,7 +117,10 @@ class Transfer:
 
 @dataclass(slots=True)
 class Hold:
-    """The state of a PENDING transfer, whose id it has."""
+    """The state of a PENDING transfer, whose id it has.
+
+    ``counted_on`` is the day on which it counted towards its payer's limits; None where it did not.
+    """
 
     id: str
     debit_account: str
@@ -108,6 +130,7 @@ class Hold:
     state: HoldState
     expires_at: int | None
     updated_at: int
+    counted_on: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +150,18 @@ class Book:
     """The part of the ledger that is open on the desk: every row locked that a decision could depend on.
 
     ``roles`` are those of the owners that have a wallet, needed where an account is missing; ``taken_ids`` those ids of
-    the transfers at hand that exist already.
+    the transfers at hand that exist already; ``limits`` those of the accounts that somebody spends from.
     """
 
     accounts: dict[str, Account]
     roles: dict[str, str] = field(default_factory=dict)
     holds: dict[str, Hold] = field(default_factory=dict)
     taken_ids: set[str] = field(default_factory=set)
+    limits: dict[str, Limits] = field(default_factory=dict)
+
+    def limits_of(self, account_id: str) -> Limits:
+        """The limits of an account."""
+        return self.limits.get(account_id, NO_LIMITS)
 
 
 def owner_of(account_id: str) -> str:

@@ -10,8 +10,8 @@ class Verdict(StrEnum):
     """Sentences, in their order of precedence: where several hold, the first is the verdict.
 
     First the order by itself, then what it refers to, then whether the accounts exist, then whether money may move
-    at all, and last whether there is enough. A group gets the verdict of its first transfer that is refused. One that
-    was abandoned has its verdict before anybody looks at it.
+    at all, then whether its owner may spend as much, and last whether there is enough. A group gets the verdict of its
+    first transfer that is refused. One that was abandoned has its verdict before anybody looks at it.
     """
 
     GROUP_WAS_ABANDONED = "group_was_abandoned"
@@ -45,6 +45,10 @@ class Verdict(StrEnum):
     CREDIT_ACCOUNT_CLOSED = "credit_account_closed"
     DEBIT_ACCOUNT_FROZEN = "debit_account_frozen"
     CREDIT_ACCOUNT_FROZEN = "credit_account_frozen"
+
+    EXCEEDS_LIMIT_PER_PAYMENT = "exceeds_limit_per_payment"
+    EXCEEDS_LIMIT_PER_DAY = "exceeds_limit_per_day"
+    EXCEEDS_LIMIT_PER_MONTH = "exceeds_limit_per_month"
 
     EXCEEDS_CREDITS = "exceeds_credits"
     OVERFLOWS_DEBITS = "overflows_debits"
@@ -81,6 +85,8 @@ def refusal_of(verdict: Verdict) -> Refusal:
             return Refusal(
                 Reason.WALLET_FROZEN, "The wallet to be credited is frozen; an administrator can unfreeze it."
             )
+        case Verdict.EXCEEDS_LIMIT_PER_PAYMENT | Verdict.EXCEEDS_LIMIT_PER_DAY | Verdict.EXCEEDS_LIMIT_PER_MONTH:
+            return Refusal(Reason.LIMIT_EXCEEDED, "The amount is over one of the payer's limits.")
         case Verdict.EXCEEDS_CREDITS:
             return Refusal(Reason.INSUFFICIENT_FUNDS, "The available balance is smaller than the amount.")
         case Verdict.PENDING_TRANSFER_ALREADY_POSTED:

@@ -1,4 +1,4 @@
-"""Wallets, accounts, transfers, holds, outcomes and keys, with the audit, the outbox and the leases."""
+"""Wallets, accounts, limits, transfers, holds, outcomes and keys, with the audit, the outbox and the leases."""
 
 from alembic import op
 from sqlalchemy import CheckConstraint, Column, Index, MetaData, UniqueConstraint, insert
@@ -35,6 +35,10 @@ def upgrade() -> None:
         Column("credits_pending", INTEGER, nullable=False),
         Column("frozen", INTEGER, nullable=False),
         Column("closed", INTEGER, nullable=False),
+        Column("own_limits", INTEGER, nullable=False),
+        Column("spent_on", INTEGER, nullable=False),
+        Column("spent_today", INTEGER, nullable=False),
+        Column("spent_this_month", INTEGER, nullable=False),
         Column("version", INTEGER, nullable=False),
         Column("created_at", INTEGER, nullable=False),
         Column("updated_at", INTEGER, nullable=False),
@@ -46,7 +50,16 @@ def upgrade() -> None:
             "debits_must_not_exceed_credits = 0 OR debits_posted + debits_pending <= credits_posted",
             name="wallet_accounts_not_below_zero",
         ),
+        CheckConstraint("spent_today >= 0 AND spent_this_month >= spent_today", name="wallet_accounts_spent_counts_up"),
         Index("wallet_accounts_by_owner", "owner"),
+    )
+    table(
+        "wallet_limits",
+        metadata,
+        Column("account", IDENTIFIER, primary_key=True),
+        Column("per_payment", INTEGER),
+        Column("per_day", INTEGER),
+        Column("per_month", INTEGER),
     )
     table(
         "wallet_transfers",
@@ -84,6 +97,7 @@ def upgrade() -> None:
         Column("state", IDENTIFIER, nullable=False),
         Column("expires_at", INTEGER),
         Column("updated_at", INTEGER, nullable=False),
+        Column("counted_on", INTEGER),
         CheckConstraint("amount > 0", name="wallet_holds_amount_is_positive"),
         Index("wallet_holds_by_expiry", "state", "expires_at"),
     )
