@@ -26,6 +26,7 @@ from sqlalchemy.pool import QueuePool
 
 from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing import failpoints, statements
+from ewallet.plumbing.files import make_folder
 from ewallet.plumbing.schema import version_table
 
 Result = TypeVar("Result")
@@ -246,7 +247,7 @@ def _marked_open() -> Iterator[None]:
 
 def _sqlite_engine(url: URL, *, writer: bool) -> Engine:
     """WAL with one writing connection, which alone checkpoints; readers never wait for it."""
-    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(Path(url.database or "").parent)
     engine = create_engine(
         url,
         hide_parameters=True,  # they would be in every error that is logged, and private keys are among them

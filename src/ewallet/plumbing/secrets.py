@@ -6,6 +6,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from ewallet.plumbing.files import make_folder, sync
 from ewallet.plumbing.settings import MINIMUM_SECRET_LENGTH, Settings, SettingsError
 
 FILE_NAME = "internal.secret"
@@ -30,11 +31,13 @@ def internal_secret(settings: Settings) -> str:
 
 def _make(file: Path) -> None:
     """Write a new secret that only we can read; of several processes that start at once, one makes it."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(file.parent)
     descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=f"{FILE_NAME}.")
     with os.fdopen(descriptor, "w", encoding="ascii") as opened:
         opened.write(secrets.token_urlsafe(_RANDOM_BYTES))
+    sync(Path(draft))  # or a power cut could leave the name without what belongs in it
     # A link appears whole or, where another process was faster, not at all.
     with suppress(FileExistsError):
         os.link(draft, file)
     Path(draft).unlink()
+    sync(file.parent)
