@@ -18,7 +18,18 @@ def test_the_version_is_the_packages(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     shown = run("--help").out
 
-    for command in ("up", "serve", "migrate", "verify", "demo", "create-admin", "rotate-key", "settings"):
+    for command in (
+        "up",
+        "serve",
+        "migrate",
+        "verify",
+        "backup",
+        "restore",
+        "demo",
+        "create-admin",
+        "rotate-key",
+        "settings",
+    ):
         assert f" {command} " in shown
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.power.load import Load, statuses
 from tests.power.recorder import BROKEN, NO_SPACE, READ_ONLY, Disk
+from tests.support.load import Load, statuses
 from tests.support.platform import PRODUCT, People, Platform, User, payment, platform, wait_until
 
 PRICE, BALANCE = 10_00, 100_00

@@ -31,6 +31,7 @@ class Load:
     merchant: User
     clock: Callable[[], int] = count().__next__
     acknowledged: list[Acknowledged] = field(default_factory=list)
+    other_answers: list[int] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
@@ -56,6 +57,8 @@ class Load:
                     continue
                 if answer.status_code == 201:
                     self.acknowledged.append(Acknowledged(answer.json()["transactionId"], self.clock()))
+                else:
+                    self.other_answers.append(answer.status_code)
 
 
 def statuses(data: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ everything else. A stack trace is always a bug.
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -104,6 +105,22 @@ def verify() -> None:
     from ewallet.cli import verifying
 
     verifying.verify(load_settings())
+
+
+@application.command()
+def backup(folder: Annotated[Path, typer.Argument(help="An empty folder, or one to be made.")]) -> None:
+    """Copy all data, as of one moment, into a folder; works while the platform runs. SQLite only."""
+    from ewallet.cli import backups
+
+    backups.back_up(load_settings(), folder)
+
+
+@application.command()
+def restore(folder: Annotated[Path, typer.Argument(help="What `backup` has filled.")]) -> None:
+    """Put a backup into an empty data folder, where the platform does not run."""
+    from ewallet.cli import backups
+
+    backups.restore(load_settings(), folder)
 
 
 @application.command()

@@ -41,9 +41,13 @@ _FILE_ADVICE = {
 }
 _PRIMARY_CODE = 0xFF
 
+UNFINISHED_RESTORE = "restore.unfinished"
+"""A file that lies in a data folder while a restore is under way."""
+
 
 def migrate_all(settings: Settings, services: Sequence[str]) -> list[str]:
     """Bring databases to this program's schema; those that were changed. Stopped where one cannot be."""
+    _refuse_unfinished_restore(settings)
     changed = []
     for service in services:
         with explained(settings, service):
@@ -64,6 +68,7 @@ def migrate_and_report(settings: Settings, services: Sequence[str]) -> None:
 @contextmanager
 def opened(settings: Settings, service: str) -> Iterator[Database]:
     """The database of a platform that has been started before; Stopped where there is none or it cannot be used."""
+    _refuse_unfinished_restore(settings)
     url = make_url(settings.database_url(service))
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         raise Stopped(
@@ -80,16 +85,32 @@ def opened(settings: Settings, service: str) -> Iterator[Database]:
 @contextmanager
 def explained(settings: Settings, service: str) -> Iterator[None]:
     """Turn the ways in which a database can be unusable into :class:`Stopped`. Retries are not logged."""
-    hooks = get_on_retry_hooks()
-    set_on_retry_hooks(())
     try:
-        yield
+        with quietly():
+            yield
     except SchemaIsNewer as error:
         raise Stopped(str(error)) from error
     except (DatabaseUnavailable, DBAPIError, OSError) as error:
         raise Stopped(_sentence(settings, service, error)) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Retries are not logged: who waits at a terminal is told the outcome."""
+    hooks = get_on_retry_hooks()
+    set_on_retry_hooks(())
+    try:
+        yield
     finally:
         set_on_retry_hooks(hooks)
+
+
+def _refuse_unfinished_restore(settings: Settings) -> None:
+    """Stopped: a restore has not come to its end, so some services' data are there and others' are not."""
+    if (settings.data_folder / UNFINISHED_RESTORE).exists():
+        raise Stopped(
+            f"A restore into {settings.data_folder} was not finished: empty the folder and run `ewallet restore` again."
+        )
 
 
 def _sentence(settings: Settings, service: str, error: Exception) -> str:

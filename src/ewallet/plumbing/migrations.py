@@ -1,6 +1,6 @@
 """Schema migrations: each service has its own Alembic history, and its own version table, in its own database."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,21 +63,31 @@ def _one_at_a_time(connection: Connection, service: str) -> Iterator[None]:
 
 
 def _upgrade_alone(connection: Connection, service: str) -> bool:
-    config = Config()
-    config.set_main_option("script_location", str(_PACKAGE / "plumbing" / "alembic"))
-    config.set_main_option("version_locations", str(_PACKAGE / service / "migrations" / "versions"))
-    config.set_main_option("path_separator", "os")
+    config = _config(service)
     config.attributes["connection"] = connection
     config.attributes["version_table"] = version_table(service)
     script = ScriptDirectory.from_config(config)
     present = MigrationContext.configure(connection, opts={"version_table": version_table(service)}).get_current_heads()
     if set(present) == set(script.get_heads()):
         return False
-    known = {revision.revision for revision in script.walk_revisions()}
-    if unknown := set(present) - known:
+    require_known(service, present)
+    command.upgrade(config, "heads")
+    return True
+
+
+def require_known(service: str, present: Collection[str]) -> None:
+    """SchemaIsNewer: the versions of a service's schema are not all known to this program."""
+    script = ScriptDirectory.from_config(_config(service))
+    if unknown := set(present) - {revision.revision for revision in script.walk_revisions()}:
         raise SchemaIsNewer(
             f"The {service} database is at schema {', '.join(sorted(unknown))}, which this version of ewallet does not "
             "know: start the newer version, or restore a backup."
         )
-    command.upgrade(config, "heads")
-    return True
+
+
+def _config(service: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_PACKAGE / "plumbing" / "alembic"))
+    config.set_main_option("version_locations", str(_PACKAGE / service / "migrations" / "versions"))
+    config.set_main_option("path_separator", "os")
+    return config
