@@ -311,6 +311,14 @@ async def test_limits_that_cannot_be_stop_the_start_in_a_sentence(sqlite_url: st
 LIMITS = {"perPayment": 30_00, "perDay": None, "perMonth": 10**15}
 
 
+async def test_a_validation_answers_what_the_contract_says(client: httpx2.AsyncClient) -> None:
+    asked = {"customerId": ALICE, "amount": 100_01, "currency": "USD"}
+
+    answer = await client.post("/wallet/validate", json=asked, headers=OWNER)
+
+    assert (answer.status_code, answer.json()) == (200, {"valid": False, "reasons": ["INSUFFICIENT_FUNDS"]})
+
+
 async def test_own_limits_are_set_shown_and_taken_away(served: ServedWallet) -> None:
     client, path = served.client, f"/wallet/{ALICE}/limits"
     await served.service.post_group(payment(ALICE, BOB, 12_50, 25))

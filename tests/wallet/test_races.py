@@ -27,7 +27,7 @@ from ewallet.wallet.messages import (
     TransferKind,
 )
 from ewallet.wallet.service import WalletService
-from tests.support.plumbing import before_each_statement
+from tests.support.plumbing import ManualClock, before_each_statement
 from tests.support.wallet import (
     ADMIN,
     ALICE,
@@ -361,6 +361,22 @@ async def test_a_hold_is_posted_voided_or_expired_once_whoever_is_first(two_wall
     assert [type(outcome) for outcome in outcomes].count(GroupPosted) == 1
     assert {outcome.reason for outcome in outcomes if isinstance(outcome, GroupRefused)} == {Reason.INVALID_STATE}
     assert two_wallets[0].verify() == []
+
+
+async def test_a_hold_that_two_workers_expire_at_once_is_released_once(database_url: str) -> None:
+    clock = ManualClock(NOW)
+    async with running_wallet(database_url, clock=clock) as first, running_wallet(database_url, clock=clock) as second:
+        await open_wallet(first, ALICE, amount=100)
+        await open_wallet(first, BOB)
+        await first.post_group(hold(ALICE, BOB, 60, timeout_seconds=10))
+        clock.pass_seconds(10)
+
+        with meeting_before("SELECT id, owner, role", (first, second)):
+            released = await asyncio.gather(first.expire_holds(), second.expire_holds())
+
+        assert sorted(released) == [0, 1]
+        assert await available(second, ALICE) == 100
+        assert first.verify() == []
 
 
 async def test_one_wallet_opened_by_two_at_once_is_one_wallet(two_wallets: Two) -> None:

@@ -509,6 +509,23 @@ async def test_validation_names_every_reason_at_once(
     assert (validation.valid, validation.reasons) == (not reasons, reasons)
 
 
+async def test_validation_needs_a_currency_that_there_is(wallet: WalletService) -> None:
+    request = ValidateWallet(customer_id=ALICE, amount=1, currency="XYZ")
+
+    assert reason(await wallet.validate(customer(ALICE), request)) == "validation-error"
+
+
+async def test_staff_find_no_wallet_where_there_is_none(wallet: WalletService) -> None:
+    everything = {"currency": None, "start": None, "end": None, "cursor": None}
+
+    for answer in (
+        await wallet.wallet(ADMIN, "usr_nobody"),
+        await wallet.limits(ADMIN, "usr_nobody"),
+        await wallet.statement(ADMIN, "usr_übel", limit=1, **everything),
+    ):
+        assert reason(answer) == "not-found"
+
+
 async def test_only_an_empty_wallet_closes_and_stays_closed(wallet: WalletService) -> None:
     assert reason(await wallet.change_status(ADMIN, ALICE, Change.CLOSE, "she left")) == "invalid-state"
     await wallet.debit(BACK_END, move(amount=100_00), None)

@@ -74,9 +74,7 @@ def check(book: Book, transfer: Transfer, now: int, spending: Spending = NOTHING
     debit = book.accounts.get(transfer.debit_account)
     credit = book.accounts.get(transfer.credit_account)
     if debit is None or credit is None or transfer.credit_role not in (None, credit.role):
-        if (verdict := _check_existence(book, transfer)) is not None:
-            return verdict
-        raise InvariantBroken(f"{transfer.id} names accounts that are neither there nor missing")
+        return _missing(book, transfer)
     if not debit.currency == credit.currency == transfer.currency:
         return Verdict.ACCOUNTS_MUST_HAVE_THE_CURRENCY
 
@@ -128,7 +126,7 @@ def _check_hold(book: Book, transfer: Transfer, now: int) -> Verdict | None:
     return None
 
 
-def _check_existence(book: Book, transfer: Transfer) -> Verdict | None:
+def _missing(book: Book, transfer: Transfer) -> Verdict:
     """Which account is missing, or belongs to the wrong sort of owner. Who there is comes before which currency."""
     debit_role = _owner_role(book, transfer.debit_account)
     credit_role = _owner_role(book, transfer.credit_account)
@@ -140,9 +138,7 @@ def _check_existence(book: Book, transfer: Transfer) -> Verdict | None:
         return Verdict.CREDIT_OWNER_NOT_FOUND
     if transfer.debit_account not in book.accounts:
         return Verdict.DEBIT_ACCOUNT_NOT_FOUND
-    if transfer.credit_account not in book.accounts:
-        return Verdict.CREDIT_ACCOUNT_NOT_FOUND
-    return None
+    return Verdict.CREDIT_ACCOUNT_NOT_FOUND
 
 
 def _owner_role(book: Book, account_id: str) -> str | None:
