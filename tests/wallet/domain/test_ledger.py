@@ -374,6 +374,10 @@ TABLES = {
         hold     H2 A1 M1 10 by=A1 => posted
         group    post T3 A1 M1 9 of=H2 | T4 A1 fees 2 => posted
         spent    A1 60 today 60 this month
+        hold     H3 A1 M1 10 by=A1 => posted
+        hold     H4 A1 M1 10 by=A1 => posted
+        group    post T5 A1 M1 4 of=H3 | post T6 A1 M1 4 of=H4 | T7 A1 fees 2 => posted
+        spent    A1 70 today 70 this month
     """,
     "what a group releases and spends anew counts once": """
         account  A1 100
