@@ -41,6 +41,10 @@ test: $(DEV_INSTALLED) mariadb curl compiler check ## Run every check and every 
 bench: $(RUN_INSTALLED) wrk ## Measure payments per second beside two ceilings
 	@$(BIN)/python -m bench
 
+.PHONY: mutants
+mutants: $(DEV_INSTALLED) ## Break the money core in a thousand small ways; the tests must notice nine in ten
+	tools/mutants
+
 ##@ Checks
 
 .PHONY: check
@@ -84,7 +88,7 @@ lock: $(DEV_INSTALLED) ## Pin what pyproject.toml asks for, with hashes
 
 .PHONY: clean
 clean: ## Remove the virtual environment and all caches; the data folder stays
-	rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache mutants
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # --- what the targets above stand on --------------------------------------------------------------------------
