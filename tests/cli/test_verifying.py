@@ -86,7 +86,7 @@ def test_a_transfer_that_was_changed_is_named(settings: Settings, capsys: pytest
     tamper(
         settings,
         "DROP TRIGGER wallet_transfers_no_update",
-        "UPDATE wallet_transfers SET amount = amount + 1 WHERE sequence = 2",
+        "UPDATE wallet_transfers SET amount = amount + 1 WHERE reference = 'b'",
     )
 
     assert f"{OTHER}:USD" in faults(settings, capsys)

@@ -13,6 +13,7 @@ ROOMS = {
     "domain",
     "store.py",
     "service.py",
+    "verify.py",
     "api.py",
     "worker.py",
     "app.py",

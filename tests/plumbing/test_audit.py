@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, MetaData, delete, insert, select, update
 
 from ewallet.kernel.caller import Caller, Role
-from ewallet.plumbing import audit as audit_module
+from ewallet.plumbing import verifying
 from ewallet.plumbing.audit import AuditLog, AuditRecord, chained_hash
 from ewallet.plumbing.database import Database
 from tests.support.plumbing import make_tables, opened
@@ -68,7 +68,7 @@ def test_an_empty_log_has_no_fault(database: Database) -> None:
 def test_a_log_longer_than_one_page_of_the_check_has_no_fault(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_module, "_VERIFIED_AT_ONCE", 7)
+    monkeypatch.setattr(verifying, "AT_ONCE", 7)
     for length in (13, 1, 7):
         append(database, *range(length))
         assert fault(database) is None

@@ -1,17 +1,22 @@
 """The command `verify`: whether the books are in order, read from the databases alone, running platform or not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table
 
 import ewallet.auth.store as auth
 import ewallet.payment.store as payment
 import ewallet.wallet.store as wallet
+import ewallet.wallet.verify
 from ewallet.cli.databases import opened
 from ewallet.cli.terminal import Stopped, standard_output
-from ewallet.plumbing.audit import AuditLog
 from ewallet.plumbing.settings import Settings
+from ewallet.plumbing.verifying import Seen, count
+
+FAULTS_NAMED = 100
+"""Of one service; more would scroll the first ones away, and one change by hand can cause several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,32 +26,27 @@ class Books:
     service: str
     checked: str
     counted: Sequence[tuple[Table, str]]
-    faults: Callable[[Connection], list[str]]
+    faults: Callable[[Connection, Seen], Iterator[str]]
 
 
-FAULTS_NAMED = 20
-"""Of each kind of fault in payments; more would scroll the first ones away."""
+def _payment_faults(tx: Connection, seen: Seen) -> Iterator[str]:
+    if fault := payment.audit.first_fault(tx, seen):
+        yield fault
+    yield from payment.faults(tx, limit=FAULTS_NAMED)
 
 
-def _audit_faults(log: AuditLog, tx: Connection) -> list[str]:
-    fault = log.first_fault(tx)
-    return [fault] if fault else []
-
-
-def _payment_faults(tx: Connection) -> list[str]:
-    return [*payment.faults(tx, limit=FAULTS_NAMED), *_audit_faults(payment.audit, tx)]
-
-
-def _auth_faults(tx: Connection) -> list[str]:
-    return _audit_faults(auth.audit, tx)
+def _auth_faults(tx: Connection, seen: Seen) -> Iterator[str]:
+    if fault := auth.audit.first_fault(tx, seen):
+        yield fault
 
 
 BOOKS = (
     Books(
         "wallet",
-        "every balance equals its transfers, every currency sums to zero, the audit chain is whole",
+        "every transfer is as it was written, every balance equals its transfers, every currency sums to zero, "
+        "the audit chain is whole",
         ((wallet.accounts, "accounts"), (wallet.transfers, "transfers"), (wallet.audit.records, "audit records")),
-        wallet.verify,
+        ewallet.wallet.verify.faults,
     ),
     Books(
         "payment",
@@ -72,19 +72,23 @@ def verify(settings: Settings) -> None:
 
 def _verify(settings: Settings, books: Books) -> int:
     """Check one service's books as they are at one moment; returns the number of faults."""
+    output, read = standard_output(), 0
 
-    def look(tx: Connection) -> tuple[list[str], list[str]]:
-        return books.faults(tx), [f"{_count(tx, table):,} {noun}" for table, noun in books.counted]
+    # On a terminal, whoever waits sees that it goes on; in a pipe a status shows nothing.
+    with opened(settings, books.service) as database, output.status(f"{books.service} …") as status:
 
-    with opened(settings, books.service) as database:
+        def seen(rows: int) -> None:
+            nonlocal read
+            read += rows
+            status.update(f"{books.service}: {read:,} rows read …")
+
+        def look(tx: Connection) -> tuple[list[str], list[str]]:
+            found = list(islice(books.faults(tx, seen), FAULTS_NAMED))
+            return found, [f"{count(tx, table):,} {noun}" for table, noun in books.counted]
+
         faults, counts = database.snapshot(look)
-    output = standard_output()
     mark = "[red]✗[/]" if faults else "[green]✓[/]"
     output.print(f"{mark} {books.service:<8} {books.checked} ({', '.join(counts)})", soft_wrap=True)
     for fault in faults:
         output.print(f"    {fault}", style="red", markup=False, soft_wrap=True)
     return len(faults)
-
-
-def _count(tx: Connection, table: Table) -> int:
-    return tx.scalar(select(func.count()).select_from(table)) or 0

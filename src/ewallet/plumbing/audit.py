@@ -14,8 +14,9 @@ import msgspec
 from sqlalchemy import Column, Connection, Index, MetaData, Row, insert, select
 
 from ewallet.kernel.caller import Caller
-from ewallet.plumbing import statements
+from ewallet.plumbing import statements, verifying
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, insert_rows, table
+from ewallet.plumbing.verifying import Seen
 
 CHAIN_START = "0" * 64
 """The hash before the first record."""
@@ -24,7 +25,6 @@ SUCCEEDED = "ok"
 """The result of what was done; a refusal's result is its reason."""
 
 _encode = msgspec.json.Encoder(order="sorted").encode
-_VERIFIED_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,15 @@ class AuditLog:
         """Write the head row of an empty chain; part of the first migration, so that it can always be locked."""
         tx.execute(insert(self.head).values(chain=0, sequence=0, hash=CHAIN_START))
 
-    def append(self, tx: Connection, at: int, records: Sequence[AuditRecord]) -> None:
-        """Append records in one statement; the head row is locked until the transaction ends."""
+    def append(self, tx: Connection, at: int, records: Sequence[AuditRecord]) -> range:
+        """Append records in one statement, and return their numbers; the head row is locked until the transaction ends.
+
+        So what a transaction writes after this is in the order of the records, however many processes write.
+        """
         if not records:
-            return
-        sequence, last_hash = statements.lock_head(tx, self.head, "sequence", "hash")
-        rows = []
+            return range(0)
+        last_sequence, last_hash = statements.lock_head(tx, self.head, "sequence", "hash")
+        sequence, rows = last_sequence, []
         for record in records:
             sequence += 1
             fields = (
@@ -97,6 +100,7 @@ class AuditLog:
             rows.append((*fields, last_hash))
         insert_rows(tx, self.records, rows)
         statements.set_head(tx, self.head, sequence=sequence, hash=last_hash)
+        return range(last_sequence + 1, sequence + 1)
 
     def find(
         self, tx: Connection, *, subject: str | None, request_id: str | None, before: int | None, limit: int
@@ -111,14 +115,15 @@ class AuditLog:
             query = query.where(self.records.c.sequence < before)
         return tx.execute(query).all()
 
-    def first_fault(self, tx: Connection) -> str | None:
+    def first_fault(self, tx: Connection, seen: Seen = lambda _count: None) -> str | None:
         """Walk the whole chain; a sentence that names the first wrong record, or None where all is well.
 
         The head is read before each page: a log that grows meanwhile has at least the records that the head counts.
         """
         expected, last_hash = 1, CHAIN_START
-        head = self._head(tx)
+        heads = self._heads(tx)
         while page := self._page(tx, expected):
+            seen(len(page))
             for row in page:
                 fields, stored_hash = tuple(row)[:-1], row.hash
                 if row.sequence != expected:
@@ -127,26 +132,27 @@ class AuditLog:
                 if stored_hash != last_hash:
                     return f"audit record {row.sequence} ({row.action} of {row.subject}) is not what was written"
                 expected += 1
-            head = self._head(tx)
-        return self._stray(tx) or _head_fault(head, expected - 1, last_hash)
+            heads = self._heads(tx)
+        return self._stray(tx) or _head_fault(heads, expected - 1, last_hash)
 
     def _page(self, tx: Connection, start: int) -> Sequence[Row[Any]]:
         records = self.records
         return tx.execute(
-            select(records).where(records.c.sequence >= start).order_by(records.c.sequence).limit(_VERIFIED_AT_ONCE)
+            select(records).where(records.c.sequence >= start).order_by(records.c.sequence).limit(verifying.AT_ONCE)
         ).all()
 
-    def _head(self, tx: Connection) -> Row[Any] | None:
-        return tx.execute(select(self.head)).one_or_none()
+    def _heads(self, tx: Connection) -> Sequence[Row[Any]]:
+        return tx.execute(select(self.head)).all()
 
     def _stray(self, tx: Connection) -> str | None:
         stray = tx.execute(select(self.records.c.sequence).where(self.records.c.sequence < 1).limit(1)).first()
         return None if stray is None else f"audit record {stray.sequence} was inserted before the first"
 
 
-def _head_fault(head: Row[Any] | None, last_sequence: int, last_hash: str) -> str | None:
-    if head is None:
-        return "the audit head is missing"
+def _head_fault(heads: Sequence[Row[Any]], last_sequence: int, last_hash: str) -> str | None:
+    if len(heads) != 1 or heads[0].chain != 0:
+        return f"the audit head is missing: there are {len(heads)} rows in its place"
+    head = heads[0]
     if head.sequence > last_sequence:
         return f"audit record {last_sequence + 1} is missing: the chain's head is record {head.sequence}"
     if head.sequence < last_sequence:

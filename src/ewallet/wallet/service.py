@@ -24,7 +24,8 @@ from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.outbox import Event
-from ewallet.wallet import store
+from ewallet.plumbing.verifying import digest
+from ewallet.wallet import store, verify
 from ewallet.wallet.domain import ledger
 from ewallet.wallet.domain.limits import (
     UNLIMITED,
@@ -74,7 +75,7 @@ from ewallet.wallet.messages import (
     cash_account,
     wallet_account,
 )
-from ewallet.wallet.store import NewTransfer, StatementFilter, StoredGroup, StoredKey
+from ewallet.wallet.store import StatementFilter, StoredGroup, StoredKey
 
 EXPIRED_AT_ONCE = 200
 """Holds ended in one round of the expiry; a batch takes no more than 256 items."""
@@ -260,10 +261,11 @@ class _Batch:
         self.changed_wallets: dict[str, Wallet] = {}
         self.changed_holds: dict[str, Hold] = {}
         self.changed_limits: dict[str, Limits | None] = {}
-        self.new_transfers: list[NewTransfer] = []
+        self.new_transfers: dict[str, list[tuple[Any, ...]]] = {}
         self.new_groups: list[StoredGroup] = []
         self.new_keys: list[StoredKey] = []
         self.audit: list[AuditRecord] = []
+        self.told: list[tuple[int, list[tuple[Any, ...]]]] = []
         self.events: list[Event] = []
 
     def do(self, item: Item) -> Any:
@@ -296,12 +298,12 @@ class _Batch:
         store.update_wallets(tx, self.changed_wallets.values())
         store.insert_accounts(tx, self.new_accounts.values())
         store.update_accounts(tx, changed)
-        store.insert_transfers(tx, self.new_transfers, self.now)
         store.write_holds(tx, self.changed_holds.values())
         store.write_limits(tx, self.changed_limits)
         store.insert_groups(tx, self.new_groups)
         store.insert_keys(tx, self.new_keys)
-        store.audit.append(tx, self.now, self.audit)
+        numbers = store.audit.append(tx, self.now, self.audit)
+        store.insert_transfers(tx, ((numbers[place], rows) for place, rows in self.told))
         store.outbox.add(tx, self.events)
 
     # --- moving money
@@ -339,7 +341,7 @@ class _Batch:
             order.id, verdict, refusal, body=_group_body(order), answer=members, request_id=order.request_id
         )
         who = Caller(order.actor, Role.SERVICE, order.request_id)
-        self._record(who, action, order.transaction_id or order.id, stored, group=order.id)
+        self._record(who, action, order.transaction_id or order.id, stored)
         return _outcome(stored)
 
     def _refusal(self, order: GroupOrder, verdict: Verdict) -> Refusal:
@@ -435,7 +437,15 @@ class _Batch:
             return applied
         for entry in applied:
             transfer = entry.transfer
-            self.new_transfers.append(NewTransfer(entry, group_id, transaction_id, reference, description))
+            row = store.transfer_row(
+                entry,
+                group_id=group_id,
+                transaction_id=transaction_id,
+                reference=reference,
+                description=description,
+                at=self.now,
+            )
+            self.new_transfers.setdefault(group_id, []).append(row)
             self._touch(transfer.debit_account, transfer.credit_account)
             hold = self.book.holds.get(transfer.pending_id or transfer.id)
             if hold is not None:
@@ -491,7 +501,8 @@ class _Batch:
             return CLOSED
         self._new_account(account_id, wallet, opening.currency)
         caller = Caller(opening.actor, Role.SERVICE, opening.request_id)
-        self.audit.append(AuditRecord.of(caller, "wallet.open", opening.owner, currency=opening.currency))
+        detail = {"role": wallet.role, "currency": opening.currency}
+        self.audit.append(AuditRecord.of(caller, "wallet.open", opening.owner, **detail))
         return None
 
     def _new_wallet(self, owner: str, role: Role) -> Wallet:
@@ -573,9 +584,18 @@ class _Batch:
         )
 
     def _record(self, caller: Caller, action: str, subject: str, stored: StoredGroup, **detail: Any) -> None:
-        """Audit the outcome of an order; ``outcome`` is the verdict where it was refused."""
-        result = stored.reason or SUCCEEDED
-        self.audit.append(AuditRecord.of(caller, action, subject, result=result, outcome=stored.outcome, **detail))
+        """Audit the outcome of an order; ``outcome`` is the verdict where it was refused.
+
+        The digests are those of the group's row and of its transfers'; ``verify`` looks for them.
+        """
+        rows = self.new_transfers.pop(stored.id, [])
+        self.told.append((len(self.audit), rows))
+        detail |= {
+            "outcome": stored.outcome,
+            "group": stored.id,
+            "digests": [digest(store.group_row(stored)), *map(digest, rows)],
+        }
+        self.audit.append(AuditRecord.of(caller, action, subject, result=stored.reason or SUCCEEDED, **detail))
 
 
 # --- the use cases ------------------------------------------------------------------------------------------------
@@ -759,7 +779,7 @@ class WalletService:
 
     def verify(self) -> list[str]:
         """Recompute the books; a sentence for each fault. Reads everything: for the command line, not for requests."""
-        return self._database.snapshot(store.verify)
+        return self._database.snapshot(lambda tx: list(verify.faults(tx)))
 
     # --- inside
 

@@ -5,7 +5,7 @@ hot statements are written as text: they run a thousand times a second, and buil
 database needs to answer.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,12 +24,13 @@ from sqlalchemy import (
     union_all,
 )
 
+from ewallet.kernel.errors import InvariantBroken
 from ewallet.plumbing import statements
 from ewallet.plumbing.audit import AuditLog
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.outbox import Outbox
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
-from ewallet.wallet.domain.ledger import sums
+from ewallet.plumbing.verifying import sealed
 from ewallet.wallet.domain.nouns import Account, Entry, Hold, HoldState, Kind, Limits
 from ewallet.wallet.domain.wallets import Status, Wallet
 
@@ -66,6 +67,7 @@ accounts = table(
     Column("version", INTEGER, nullable=False),
     Column("created_at", INTEGER, nullable=False),
     Column("updated_at", INTEGER, nullable=False),
+    Column("seal", IDENTIFIER, nullable=False),
     CheckConstraint(
         "debits_posted >= 0 AND credits_posted >= 0 AND debits_pending >= 0 AND credits_pending >= 0",
         name="wallet_accounts_count_up",
@@ -90,7 +92,8 @@ limits = table(
 transfers = table(
     "wallet_transfers",
     metadata,
-    Column("sequence", INTEGER, primary_key=True, autoincrement=True),
+    # The number of the audit record that tells of it and its place there, see `transfer_sequence`.
+    Column("sequence", INTEGER, primary_key=True, autoincrement=False),
     Column("id", IDENTIFIER, nullable=False),
     Column("group_id", IDENTIFIER, nullable=False),
     Column("kind", IDENTIFIER, nullable=False),
@@ -125,6 +128,7 @@ holds = table(
     Column("expires_at", INTEGER),
     Column("updated_at", INTEGER, nullable=False),
     Column("counted_on", INTEGER),
+    Column("seal", IDENTIFIER, nullable=False),
     CheckConstraint("amount > 0", name="wallet_holds_amount_is_positive"),
     Index("wallet_holds_by_expiry", "state", "expires_at"),
 )
@@ -151,6 +155,7 @@ keys = table(
     Column("idempotency_key", KEY, nullable=False),
     Column("group_id", IDENTIFIER, nullable=False),
     Column("at", INTEGER, nullable=False),
+    Column("seal", IDENTIFIER, nullable=False),
 )
 
 audit = AuditLog(metadata, "wallet")
@@ -160,7 +165,9 @@ leases = Leases(metadata, "wallet")
 POSTED = "posted"
 """The outcome of a group that was applied; a refused one's outcome is its verdict."""
 
-_TRANSFER_COLUMNS = tuple(name for name in transfers.columns.keys() if name != "sequence")  # noqa: SIM118  # SQLAlchemy's collection iterates over columns
+TRANSFERS_OF_A_RECORD = 1_000
+"""One audit record tells of a group; no group has as many transfers."""
+
 _ACCOUNT_UPDATES = (
     "debits_posted",
     "credits_posted",
@@ -174,6 +181,7 @@ _ACCOUNT_UPDATES = (
     "spent_this_month",
     "version",
     "updated_at",
+    "seal",
 )
 
 
@@ -207,17 +215,6 @@ class StoredKey:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewTransfer:
-    """An applied transfer with what only the order as a whole knows."""
-
-    entry: Entry
-    group_id: str
-    transaction_id: str | None
-    reference: str | None
-    description: str | None
-
-
 # --- reading what a batch decides on ------------------------------------------------------------------------------
 
 
@@ -235,7 +232,7 @@ def accounts_by_id(tx: Connection, ids: Collection[str], *, lock: bool) -> dict[
 
     Two batches that meet can so wait for each other, but never in a ring.
     """
-    return {row[0]: Account(*row) for row in statements.rows_in(tx, accounts, "id", ids, lock=lock)}
+    return {row[0]: Account(*row[:-1]) for row in statements.rows_in(tx, accounts, "id", ids, lock=lock)}
 
 
 def limits_by_account(tx: Connection, wanted: Iterable[Account]) -> dict[str, Limits]:
@@ -261,7 +258,7 @@ def groups_by_id(tx: Connection, ids: Collection[str]) -> dict[str, StoredGroup]
 
 def keys_by_id(tx: Connection, ids: Collection[str]) -> dict[str, StoredKey]:
     """Those idempotency keys that are known already."""
-    return {row[0]: StoredKey(*row) for row in statements.rows_in(tx, keys, "id", ids)}
+    return {row[0]: StoredKey(*row[:-1]) for row in statements.rows_in(tx, keys, "id", ids)}
 
 
 def holds_by_id(tx: Connection, ids: Collection[str]) -> dict[str, Hold]:
@@ -287,7 +284,7 @@ def holds_due(tx: Connection, now: int, limit: int) -> list[Hold]:
 
 def _hold(row: Sequence[Any]) -> Hold:
     """A hold by its row, in the order of the table's columns."""
-    hold = Hold(*row)
+    hold = Hold(*row[:-1])
     hold.state = HoldState(hold.state)
     return hold
 
@@ -295,16 +292,36 @@ def _hold(row: Sequence[Any]) -> Hold:
 # --- writing what a batch has decided -----------------------------------------------------------------------------
 
 
-def insert_transfers(tx: Connection, new: Iterable[NewTransfer], at: int) -> None:
-    """Append transfers in the order in which they were applied."""
-    insert_rows(tx, transfers, [_transfer_row(each, at) for each in new], columns=_TRANSFER_COLUMNS)
+def transfer_sequence(record: int, place: int) -> int:
+    """The place of a transfer among all: behind those of earlier audit records, then in the order of its group.
+
+    Its last three digits are the place in the group, those before them the number of the record.
+    """
+    if place >= TRANSFERS_OF_A_RECORD:
+        raise InvariantBroken(f"audit record {record} tells of a group with more than {place} transfers")
+    return record * TRANSFERS_OF_A_RECORD + place
 
 
-def _transfer_row(new: NewTransfer, at: int) -> tuple[Any, ...]:
-    entry, transfer = new.entry, new.entry.transfer
+def insert_transfers(tx: Connection, new: Iterable[tuple[int, Sequence[tuple[Any, ...]]]]) -> None:
+    """Append transfers: for each audit record's number the rows of :func:`transfer_row` that it tells of, in order."""
+    rows = [(transfer_sequence(record, place), *row) for record, told in new for place, row in enumerate(told)]
+    insert_rows(tx, transfers, rows)
+
+
+def transfer_row(
+    entry: Entry,
+    *,
+    group_id: str,
+    transaction_id: str | None,
+    reference: str | None,
+    description: str | None,
+    at: int,
+) -> tuple[Any, ...]:
+    """An applied transfer with what only the order as a whole knows; all columns but the sequence, in their order."""
+    transfer = entry.transfer
     return (
         transfer.id,
-        new.group_id,
+        group_id,
         transfer.kind,
         transfer.debit_account,
         transfer.credit_account,
@@ -312,9 +329,9 @@ def _transfer_row(new: NewTransfer, at: int) -> tuple[Any, ...]:
         transfer.currency,
         transfer.pending_id,
         entry.expires_at,
-        new.transaction_id,
-        new.reference,
-        new.description,
+        transaction_id,
+        reference,
+        description,
         entry.debit_balance_after,
         entry.credit_balance_after,
         at,
@@ -332,7 +349,7 @@ def update_accounts(tx: Connection, changed: Iterable[Account]) -> None:
 
 
 def _account_row(account: Account) -> tuple[Any, ...]:
-    return (
+    row = (
         account.id,
         account.owner,
         account.role,
@@ -352,6 +369,7 @@ def _account_row(account: Account) -> tuple[Any, ...]:
         account.created_at,
         account.updated_at,
     )
+    return sealed(row)
 
 
 def write_limits(tx: Connection, changed: Mapping[str, Limits | None]) -> None:
@@ -380,44 +398,48 @@ def _wallet_row(wallet: Wallet) -> tuple[Any, ...]:
 
 def write_holds(tx: Connection, changed: Iterable[Hold]) -> None:
     """Add new holds and write the state of those that have ended."""
-    rows = [
-        (
-            hold.id,
-            hold.debit_account,
-            hold.credit_account,
-            hold.amount,
-            hold.currency,
-            hold.state,
-            hold.expires_at,
-            hold.updated_at,
-            hold.counted_on,
-        )
-        for hold in changed
-    ]
-    upsert_rows(tx, holds, rows, update=("state", "updated_at"))
+    rows = [_hold_row(hold) for hold in changed]
+    upsert_rows(tx, holds, rows, update=("state", "updated_at", "seal"))
+
+
+def _hold_row(hold: Hold) -> tuple[Any, ...]:
+    row = (
+        hold.id,
+        hold.debit_account,
+        hold.credit_account,
+        hold.amount,
+        hold.currency,
+        hold.state,
+        hold.expires_at,
+        hold.updated_at,
+        hold.counted_on,
+    )
+    return sealed(row)
 
 
 def insert_groups(tx: Connection, new: Iterable[StoredGroup]) -> None:
     """Store outcomes under their ids; one that is there already is an IntegrityError, never overwritten."""
-    rows = [
-        (
-            group.id,
-            group.outcome,
-            group.reason,
-            group.detail,
-            group.body,
-            group.answer,
-            group.request_id,
-            group.at,
-        )
-        for group in new
-    ]
-    insert_rows(tx, groups, rows)
+    insert_rows(tx, groups, [group_row(group) for group in new])
+
+
+def group_row(group: StoredGroup) -> tuple[Any, ...]:
+    """An outcome in the order of the table's columns."""
+    return (
+        group.id,
+        group.outcome,
+        group.reason,
+        group.detail,
+        group.body,
+        group.answer,
+        group.request_id,
+        group.at,
+    )
 
 
 def insert_keys(tx: Connection, new: Iterable[StoredKey]) -> None:
     """Store idempotency keys; one that is there already is an IntegrityError, never overwritten."""
-    insert_rows(tx, keys, [(key.id, key.caller, key.idempotency_key, key.group_id, key.at) for key in new])
+    rows = [sealed((key.id, key.caller, key.idempotency_key, key.group_id, key.at)) for key in new]
+    insert_rows(tx, keys, rows)
 
 
 # --- reading for people -------------------------------------------------------------------------------------------
@@ -437,7 +459,7 @@ def wallet_with_accounts(tx: Connection, owner: str) -> tuple[Wallet, list[Accou
     width = len(wallets.columns)
     name, role, status, created_at, updated_at = rows[0][:width]
     wallet = Wallet(name, role, Status(status), created_at, updated_at)
-    return wallet, [Account(*row[width:]) for row in rows if row[width] is not None]
+    return wallet, [Account(*row[width:-1]) for row in rows if row[width] is not None]
 
 
 class StatementFilter(NamedTuple):
@@ -502,75 +524,3 @@ def _statement_range(account_id: str, wanted: StatementFilter, *, is_debit: bool
     if wanted.before is not None:
         query = query.where(transfers.c.sequence < wanted.before)
     return query
-
-
-# --- checking the books -------------------------------------------------------------------------------------------
-
-_VERIFIED_AT_ONCE = 5_000
-
-
-def verify(tx: Connection) -> list[str]:
-    """Recompute everything that can be recomputed; a sentence for each fault found.
-
-    Every balance from the transfers, every balance-after, what is held from the holds, every currency's sum, and the
-    audit chain. ``tx`` must see one snapshot.
-    """
-    stored = {row[0]: Account(*row) for row in tx.execute(select(accounts))}
-    faults = [*_transfer_faults(tx, stored), *_hold_faults(tx, stored)]
-    for currency, (posted, pending) in sorted(sums(stored.values()).items()):
-        if posted or pending:
-            faults.append(f"the accounts of {currency} do not sum to zero: posted {posted}, held {pending}")
-    audit_fault = audit.first_fault(tx)
-    return faults if audit_fault is None else [*faults, audit_fault]
-
-
-def _transfer_faults(tx: Connection, stored: dict[str, Account]) -> Iterator[str]:
-    """Add up all transfers from the first one on, and compare on the way and at the end."""
-    debits = dict.fromkeys(stored, 0)
-    credits_ = dict.fromkeys(stored, 0)
-    for row in _all_transfers(tx):
-        if row.debit_account not in stored or row.credit_account not in stored:
-            yield f"transfer {row.id} names an account that does not exist"
-            continue
-        if row.kind in (Kind.POSTED, Kind.POST):
-            debits[row.debit_account] += row.amount
-            credits_[row.credit_account] += row.amount
-        for account_id, after in (
-            (row.debit_account, row.debit_balance_after),
-            (row.credit_account, row.credit_balance_after),
-        ):
-            if credits_[account_id] - debits[account_id] != after:
-                yield f"transfer {row.id} says that {account_id} had {after} after it, its transfers say otherwise"
-    for account in stored.values():
-        if (account.debits_posted, account.credits_posted) != (debits[account.id], credits_[account.id]):
-            yield (
-                f"account {account.id} has debits of {account.debits_posted} and credits of {account.credits_posted}, "
-                f"its transfers add up to {debits[account.id]} and {credits_[account.id]}"
-            )
-
-
-def _all_transfers(tx: Connection) -> Iterator[Row[Any]]:
-    last = 0
-    while page := tx.execute(
-        select(transfers).where(transfers.c.sequence > last).order_by(transfers.c.sequence).limit(_VERIFIED_AT_ONCE)
-    ).all():
-        yield from page
-        last = page[-1].sequence
-
-
-def _hold_faults(tx: Connection, stored: dict[str, Account]) -> Iterator[str]:
-    """Add up the holds that have not ended, and compare."""
-    debits = dict.fromkeys(stored, 0)
-    credits_ = dict.fromkeys(stored, 0)
-    for hold in tx.execute(select(holds).where(holds.c.state == HoldState.PENDING)):
-        if hold.debit_account not in stored or hold.credit_account not in stored:
-            yield f"hold {hold.id} names an account that does not exist"
-            continue
-        debits[hold.debit_account] += hold.amount
-        credits_[hold.credit_account] += hold.amount
-    for account in stored.values():
-        if (account.debits_pending, account.credits_pending) != (debits[account.id], credits_[account.id]):
-            yield (
-                f"account {account.id} holds {account.debits_pending} and is promised {account.credits_pending}, "
-                f"its holds add up to {debits[account.id]} and {credits_[account.id]}"
-            )

@@ -42,6 +42,7 @@ def upgrade() -> None:
         Column("version", INTEGER, nullable=False),
         Column("created_at", INTEGER, nullable=False),
         Column("updated_at", INTEGER, nullable=False),
+        Column("seal", IDENTIFIER, nullable=False),
         CheckConstraint(
             "debits_posted >= 0 AND credits_posted >= 0 AND debits_pending >= 0 AND credits_pending >= 0",
             name="wallet_accounts_count_up",
@@ -64,7 +65,7 @@ def upgrade() -> None:
     table(
         "wallet_transfers",
         metadata,
-        Column("sequence", INTEGER, primary_key=True, autoincrement=True),
+        Column("sequence", INTEGER, primary_key=True, autoincrement=False),
         Column("id", IDENTIFIER, nullable=False),
         Column("group_id", IDENTIFIER, nullable=False),
         Column("kind", IDENTIFIER, nullable=False),
@@ -98,6 +99,7 @@ def upgrade() -> None:
         Column("expires_at", INTEGER),
         Column("updated_at", INTEGER, nullable=False),
         Column("counted_on", INTEGER),
+        Column("seal", IDENTIFIER, nullable=False),
         CheckConstraint("amount > 0", name="wallet_holds_amount_is_positive"),
         Index("wallet_holds_by_expiry", "state", "expires_at"),
     )
@@ -122,6 +124,7 @@ def upgrade() -> None:
         Column("idempotency_key", KEY, nullable=False),
         Column("group_id", IDENTIFIER, nullable=False),
         Column("at", INTEGER, nullable=False),
+        Column("seal", IDENTIFIER, nullable=False),
     )
     table(
         "wallet_audit",
