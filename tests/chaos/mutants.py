@@ -12,13 +12,17 @@ import msgspec
 from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.exc import DBAPIError
 
+from ewallet.kernel.caller import Caller
 from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal
 from ewallet.kernel.ids import derived_id
 from ewallet.notification import service as notification_service
-from ewallet.payment import domain as payment_domain
-from ewallet.payment import service as payment_service
+from ewallet.payment import saga as payment_saga
 from ewallet.payment import store as payment_store
-from ewallet.payment.service import PaymentService
+from ewallet.payment.domain import postings
+from ewallet.payment.domain.operations import Intent
+from ewallet.payment.domain.operations import Verdict as PaymentVerdict
+from ewallet.payment.domain.payments import Failure, Payment
+from ewallet.payment.saga import Ask, Saga
 from ewallet.payment.worker import Recovery
 from ewallet.plumbing import failpoints
 from ewallet.plumbing.audit import AuditLog, AuditRecord
@@ -85,34 +89,37 @@ def a_key_is_checked_and_then_written() -> None:
     """Whether a key is known is looked up in another transaction than the one that writes it."""
     find = payment_store.find
 
-    async def once(self: PaymentService, payment: payment_domain.Payment) -> payment_domain.Payment | Refusal:
+    async def once(self: Saga, intent: Intent, caller: Caller) -> Intent | Refusal:
+        payment = intent.payment
         prefix = f"{payment.identity} "
         known = select(payment_store.payments.c.id).where(payment_store.payments.c.identity.startswith(prefix))
         earlier = await self._database.reading(lambda tx: find(tx, tx.execute(known).scalars().all()))
         if earlier:
-            return payment_service._outcome_of_copy(earlier[0], payment.request_hash)
-        return await self._carry_out(replace(payment, identity=prefix + payment.id))
+            return payment_saga.outcome_of_copy(Intent(earlier[0]), payment.request_hash)
+        return await self._carry_out(Intent(replace(payment, identity=prefix + payment.id)), caller)
 
-    _patch(PaymentService, "_once", once)
+    _patch(Saga, "carry_out", once)
 
 
 @mutant
 def the_fee_is_booked_afterwards() -> None:
     """The merchant's part and the fee are two groups, and nobody remembers the second when the process dies."""
-    group_order, legs, carry_out = payment_service._group_order, payment_domain.legs, PaymentService._carry_out
+    group_of, carry_out = postings.group_of, Saga._carry_out
 
-    async def both(self: PaymentService, payment: payment_domain.Payment) -> payment_domain.Payment | Refusal:
-        outcome = await carry_out(self, payment)
-        if isinstance(outcome, Refusal) or outcome.id != payment.id:
+    async def both(self: Saga, intent: Intent, caller: Caller) -> Intent | Refusal:
+        outcome = await carry_out(self, intent, caller)
+        if isinstance(outcome, Refusal) or outcome.own.id != intent.own.id:
             return outcome
-        whole = group_order(payment)
-        fee_leg = payment_service._transfer_order(payment, legs(payment)[1])
-        fee_order = msgspec.structs.replace(whole, id=derived_id("grp", payment.id, "fee"), transfers=(fee_leg,))
-        await self._wallet.post_group(fee_order)
+        whole = group_of(intent)
+        fee = postings.Group(derived_id("grp", intent.own.id, "fee"), whole.legs[1:])
+        await self._wallet.post_group(payment_saga._group_order(intent, fee))
         return outcome
 
-    _patch(payment_domain, "legs", lambda payment: legs(payment)[:1])
-    _patch(PaymentService, "_carry_out", both)
+    def net_only(intent: Intent) -> postings.Group:
+        return replace(group_of(intent), legs=group_of(intent).legs[:1])
+
+    _patch(postings, "group_of", net_only)
+    _patch(Saga, "_carry_out", both)
 
 
 @mutant
@@ -158,25 +165,25 @@ def nobody_finishes_what_a_dead_process_began() -> None:
 def a_timeout_is_taken_for_a_refusal() -> None:
     """A lost answer of the wallet fails the payment, whatever the wallet has done."""
 
-    async def impatient(self: PaymentService, payment: payment_domain.Payment) -> payment_domain.Failure | None:
+    async def impatient(_self: Saga, intent: Intent, ask: Ask) -> PaymentVerdict:
         try:
-            outcome = await self._wallet.post_group(payment_service._group_order(payment))
+            outcome = await ask(payment_saga._group_order(intent, postings.group_of(intent)))
             failpoints.reached("payment.move.after")
         except OutcomeUnknown:
-            return payment_domain.Failure(Reason.INVALID_STATE, "The wallet did not answer in time.")
-        return payment_service._failure(outcome)
+            return PaymentVerdict(failure=Failure(Reason.INVALID_STATE, "The wallet did not answer in time."))
+        return payment_saga._verdict(outcome)
 
-    _patch(PaymentService, "_move", impatient)
+    _patch(Saga, "_move", impatient)
 
 
 @mutant
 def a_timeout_is_compensated() -> None:
     """A lost answer of the wallet is answered by paying the customer back, whatever the wallet has done."""
 
-    async def hasty(self: PaymentService, payment: payment_domain.Payment) -> payment_domain.Failure | None:
-        order = payment_service._group_order(payment)
+    async def hasty(_self: Saga, intent: Intent, ask: Ask) -> PaymentVerdict:
+        order = payment_saga._group_order(intent, postings.group_of(intent))
         try:
-            outcome = await self._wallet.post_group(order)
+            outcome = await ask(order)
             failpoints.reached("payment.move.after")
         except OutcomeUnknown:
             back = tuple(
@@ -189,13 +196,15 @@ def a_timeout_is_compensated() -> None:
                 )
                 for leg in order.transfers
             )
-            compensation = msgspec.structs.replace(order, id=derived_id("grp", payment.id, "back"), transfers=back)
-            if isinstance(await self._wallet.post_group(compensation), GroupPosted):
-                return payment_domain.Failure(Reason.INVALID_STATE, "The money was paid back.")
+            compensation = msgspec.structs.replace(
+                order, id=derived_id("grp", intent.own.id, "back"), transfers=back, spender=None
+            )
+            if isinstance(await ask(compensation), GroupPosted):
+                return PaymentVerdict(failure=Failure(Reason.INVALID_STATE, "The money was paid back."))
             raise
-        return payment_service._failure(outcome)
+        return payment_saga._verdict(outcome)
 
-    _patch(PaymentService, "_move", hasty)
+    _patch(Saga, "_move", hasty)
 
 
 @mutant
@@ -242,7 +251,7 @@ def a_list_breaks_off() -> None:
     """The second page of payments cannot be read."""
     page = payment_store.page
 
-    def broken(tx: Connection, **wanted: Any) -> list[payment_domain.Payment]:
+    def broken(tx: Connection, **wanted: Any) -> list[Payment]:
         if wanted.get("before") is not None:
             raise RuntimeError("the second page")
         return page(tx, **wanted)

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ANYONE = None
 ADMIN = frozenset({Role.ADMIN})
 PAYER = frozenset({Role.CUSTOMER})
+PAYEE = frozenset({Role.MERCHANT, Role.ADMIN})
 
 MONEY_MOVES = {
     Reason.IDEMPOTENCY_KEY_INVALID,
@@ -39,6 +40,15 @@ MONEY_MOVES = {
     Reason.WALLET_FROZEN,
     Reason.WALLET_CLOSED,
 }
+
+OPERATION = {
+    Reason.IDEMPOTENCY_KEY_INVALID,
+    Reason.IDEMPOTENCY_KEY_REUSED,
+    Reason.REQUEST_IN_PROGRESS,
+    Reason.INVALID_STATE,
+    Reason.ABANDONED,
+}
+WALLETS = {Reason.INSUFFICIENT_FUNDS, Reason.WALLET_FROZEN, Reason.WALLET_CLOSED}
 
 # Who may call (None: anyone), and which problems a call has beyond those that every call has.
 CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
@@ -68,8 +78,19 @@ CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
     "GET /wallet/audit": (ADMIN, set()),
     "POST /payment/initiate": (
         PAYER,
-        MONEY_MOVES | {Reason.UNKNOWN_MERCHANT, Reason.AMOUNT_TOO_SMALL, Reason.REQUEST_IN_PROGRESS},
+        MONEY_MOVES
+        | {
+            Reason.UNKNOWN_MERCHANT,
+            Reason.AMOUNT_TOO_SMALL,
+            Reason.LIMIT_EXCEEDED,
+            Reason.REQUEST_IN_PROGRESS,
+            Reason.ABANDONED,
+        },
     ),
+    "POST /payment/{transactionId}/capture": (PAYEE, OPERATION | WALLETS | {Reason.AMOUNT_TOO_SMALL}),
+    "POST /payment/{transactionId}/void": (PAYEE, OPERATION),
+    "POST /payment/{transactionId}/refund": (PAYEE, OPERATION | WALLETS),
+    "GET /payment/{transactionId}/refunds": (EVERYONE, set()),
     "GET /payment": (EVERYONE, set()),
     "GET /payment/{transactionId}": (EVERYONE, set()),
     "GET /payment/{transactionId}/history": (EVERYONE, set()),

@@ -21,6 +21,7 @@ ROOMS = {
 }
 ROOMS_OF_ONE_SERVICE = {
     ("gateway", "static"),  # the docs page, which must work without internet access
+    ("payment", "saga.py"),  # the steps that carry money, apart from what can be asked for
     ("notification", "senders.py"),  # the ways out of the platform: webhooks and e-mail
 }
 

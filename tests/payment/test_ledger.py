@@ -19,6 +19,7 @@ from tests.conftest import Backend
 from tests.support.payment import (
     ADMIN,
     CUSTOMER,
+    HOLD_SECONDS,
     MERCHANT,
     STRANGER,
     TWO_PERCENT,
@@ -90,7 +91,13 @@ async def platform(
             await open_wallet(wallet, MERCHANT, role=Role.MERCHANT)
             line, clock = LossyWallet(wallet, random.Random(7)), HandClock()
             payment = PaymentService(
-                database, line, fees=TWO_PERCENT, clock=clock, events_added=lambda: None, request_seconds=2.0
+                database,
+                line,
+                fees=TWO_PERCENT,
+                hold_seconds=HOLD_SECONDS,
+                clock=clock,
+                events_added=lambda: None,
+                request_seconds=2.0,
             )
             yield Platform(payment, wallet, line, clock, lambda: len(outbox_events(database)))
             assert payment.verify() == []
@@ -172,7 +179,7 @@ async def test_a_line_that_loses_every_third_message_loses_no_money(platform: Pl
     assert all(isinstance(error, Refused) and error.refusal.status == 504 for error in unclear)
     platform.line.odds = 0
     platform.clock.forward(seconds=6)
-    await Recovery(platform.payment).run_once()
+    await Recovery(platform.payment.saga).run_once()
 
     answers = await asyncio.gather(*(pay(platform.payment, order(amount=100), f"key-{n}") for n in range(60)))
     assert platform.line.lost > 0

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from ewallet.kernel.caller import Role
-from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Reason, Refusal, Refused
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Reason, Refused
 from ewallet.payment import messages, store
-from ewallet.payment.domain import FeeSchedule
+from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.service import Answered, PaymentService
 from ewallet.payment.worker import Recovery
 from ewallet.plumbing.database import Database
@@ -34,8 +34,10 @@ from tests.support.payment import (
     pay,
     payment_database,
     payment_service,
+    refused,
     reply_lost,
     request_lost,
+    states,
 )
 
 FUNDS = 10_000
@@ -67,19 +69,6 @@ def service(database: Database, wallet: MemoryWallet) -> PaymentService:
 async def all_payments(service: PaymentService) -> list[messages.Payment]:
     page = await service.list_payments(ADMIN, status=None, since=None, until=None, limit=100, cursor=None)
     return page.items
-
-
-async def states(service: PaymentService, transaction_id: str) -> list[tuple[str, str]]:
-    """Every state of a payment and who brought it there."""
-    history = await service.history(ADMIN, transaction_id)
-    assert isinstance(history, messages.PaymentHistory)
-    return [(entry.status, entry.actor) for entry in history.items]
-
-
-def refused(answered: Answered | Refusal) -> Refusal:
-    refusal = answered.answer if isinstance(answered, Answered) else answered
-    assert isinstance(refusal, Refusal), refusal
-    return refusal
 
 
 # --- paying -------------------------------------------------------------------------------------------------------
@@ -157,11 +146,11 @@ async def test_what_cannot_be_asked_for_is_not_stored(database: Database, wallet
 
     reasons = [
         refused(await service.initiate(caller(), asked, key)).reason
-        for asked in (order(currency="XYZ"), order(capture=False), order(amount=30))
+        for asked in (order(currency="XYZ"), order(amount=30), order(amount=30, capture=False))
         for key in (None, "key")
     ]
 
-    assert reasons == [Reason.VALIDATION_ERROR] * 4 + [Reason.AMOUNT_TOO_SMALL] * 2
+    assert reasons == [Reason.VALIDATION_ERROR] * 2 + [Reason.AMOUNT_TOO_SMALL] * 4
     assert await all_payments(service) == []
     assert wallet.orders == []
 
@@ -340,7 +329,7 @@ async def test_recovery_finishes_what_was_unknown_and_the_key_finds_it(
         await service.initiate(caller(), order(), "key")
     assert wallet.balance(CUSTOMER) == FUNDS - moved_before
     wallet.always = None
-    recovery = Recovery(service)
+    recovery = Recovery(service.saga)
     assert await recovery.run_once() == 0, "the lease has not run out"
     clock.forward(seconds=LEASE_AND_A_BIT)
 
@@ -376,7 +365,7 @@ async def test_continues_from_intent_saved_and_from_money_moved(
     transaction_id = await left_behind(database, wallet, clock, money_moved=money_moved)
     restarted = payment_service(database, wallet, clock=clock)
 
-    assert await Recovery(restarted).run_once() == 1
+    assert await Recovery(restarted.saga).run_once() == 1
 
     assert (wallet.balance(CUSTOMER), wallet.groups_posted, len(wallet.orders)) == (FUNDS - 1000, 1, 1)
     assert await states(restarted, transaction_id) == [("PENDING", CUSTOMER), ("SUCCESS", "service:platform")]
@@ -391,7 +380,7 @@ async def test_continues_to_a_refusal_when_the_money_is_gone_by_then(database: D
     wallet.credit(CUSTOMER, -FUNDS)
     restarted = payment_service(database, wallet, clock=clock)
 
-    assert await Recovery(restarted).run_once() == 1
+    assert await Recovery(restarted.saga).run_once() == 1
 
     refusal = refused(await pay(restarted, order(), "key"))
     assert refusal.reason is Reason.INSUFFICIENT_FUNDS
@@ -404,7 +393,7 @@ async def test_two_recoveries_finish_each_payment_once(
     clock = HandClock()
     await left_behind(database, wallet, clock, money_moved=True)
     with payment_database(database_url) as other_database:
-        recoveries = [Recovery(payment_service(each, wallet, clock=clock)) for each in (database, other_database)]
+        recoveries = [Recovery(payment_service(each, wallet, clock=clock).saga) for each in (database, other_database)]
 
         counts = await asyncio.gather(*(recovery.run_once() for recovery in recoveries))
 
@@ -421,7 +410,7 @@ async def test_a_request_that_is_slower_than_recovery_answers_what_recovery_stor
     slow = asyncio.create_task(paid(service, order()))
     await wallet.called.acquire()
     clock.forward(seconds=LEASE_AND_A_BIT)
-    recovering = asyncio.create_task(Recovery(payment_service(database, wallet, clock=clock)).run_once())
+    recovering = asyncio.create_task(Recovery(payment_service(database, wallet, clock=clock).saga).run_once())
     await wallet.called.acquire()
     wallet.gate.set()
 
@@ -446,7 +435,7 @@ async def test_a_payment_that_cannot_be_recovered_yet_does_not_stop_the_others(
     clock.forward(seconds=LEASE_AND_A_BIT)
     wallet.always = broken_for(wallet.orders[0].id)
 
-    assert await Recovery(service).run_once() == 1
+    assert await Recovery(service.saga).run_once() == 1
     assert sorted(payment.status for payment in await all_payments(service)) == ["PENDING", "SUCCESS"]
 
 
@@ -500,7 +489,7 @@ async def test_a_client_that_goes_away_neither_stops_its_payment_nor_blocks_the_
     wallet.gate = None
 
     await paid(service, order())
-    await service.drain()
+    await service.saga.drain()
 
     assert (await pay(service, order(), "key")).replayed
     assert sorted(payment.status for payment in await all_payments(service)) == ["SUCCESS", "SUCCESS"]

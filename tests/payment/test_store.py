@@ -15,7 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from ewallet.kernel.errors import Reason
 from ewallet.kernel.ids import new_id
 from ewallet.payment import store
-from ewallet.payment.domain import Failure, Payment, PaymentStatus, identity_of, settled
+from ewallet.payment.domain.operations import Intent
+from ewallet.payment.domain.payments import Failure, Payment, PaymentStatus, identity_of, settled
 from ewallet.plumbing.audit import AuditRecord
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.schema import version_table
@@ -70,7 +71,7 @@ def settle(database: Database, *payments: Payment) -> set[str]:
 
     def work(tx: Connection) -> set[str]:
         moved = store.settle(tx, payments)
-        store.add_history(tx, ((payment, CUSTOMER) for payment in payments if payment.id in moved))
+        store.add_history(tx, ((payment, CUSTOMER, payment.failure) for payment in payments if payment.id in moved))
         return moved
 
     return database.transact(work)
@@ -263,7 +264,7 @@ def test_only_payments_whose_lease_has_run_out_are_overdue(database: Database) -
     settle(database, settled(done, None, NOW))
 
     assert database.read(lambda tx: store.overdue(tx, now=LEASE, limit=9)) == []
-    assert database.read(lambda tx: store.overdue(tx, now=LEASE + 1, limit=9)) == [(left, LEASE)]
+    assert database.read(lambda tx: store.overdue(tx, now=LEASE + 1, limit=9)) == [(Intent(left), LEASE)]
 
 
 def test_an_overdue_payment_is_claimed_once(database: Database) -> None:
@@ -271,7 +272,7 @@ def test_an_overdue_payment_is_claimed_once(database: Database) -> None:
     create(database, left)
 
     def claim(tx: Connection) -> bool:
-        return store.claim(tx, left, lease=LEASE, until=LEASE + 1)
+        return store.claim(tx, Intent(left), lease=LEASE, until=LEASE + 1)
 
     assert database.transact(claim) is True
     assert database.transact(claim) is False
@@ -282,7 +283,7 @@ def test_a_finished_payment_is_not_claimed(database: Database) -> None:
     create(database, done)
     settle(database, settled(done, None, NOW))
 
-    assert database.transact(lambda tx: store.claim(tx, done, lease=LEASE, until=LEASE + 1)) is False
+    assert database.transact(lambda tx: store.claim(tx, Intent(done), lease=LEASE, until=LEASE + 1)) is False
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

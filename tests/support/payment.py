@@ -3,25 +3,26 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 import msgspec
 import pymysql
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from sqlalchemy import select
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import system_clock
-from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason, Refusal
 from ewallet.kernel.ids import new_id
 from ewallet.payment import messages, store
 from ewallet.payment.app import create_app
-from ewallet.payment.domain import FeeSchedule
+from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.service import Answered, PaymentService
 from ewallet.plumbing.database import Database, open_database, transaction_open
 from ewallet.plumbing.http.edge import Edge
@@ -35,6 +36,7 @@ from ewallet.wallet.messages import (
     GroupPosted,
     GroupRefused,
     OpenWallet,
+    TransferKind,
     TransferOrder,
     fees_account,
     wallet_account,
@@ -43,6 +45,7 @@ from ewallet.wallet.messages import (
 NOW = 1_790_000_000_000_000
 KEY = generate_private_key(SECP256R1())
 KEY_ID = "key-1"
+HOLD_SECONDS = 7 * 24 * 3600
 TWO_PERCENT = FeeSchedule.parse("", default_basis_points=200)
 
 CUSTOMER = new_id("usr", NOW)
@@ -68,6 +71,21 @@ def reply_lost(wallet: "MemoryWallet", order: GroupOrder) -> GroupOutcome:
     raise OutcomeUnknown("the reply was lost")
 
 
+class DiedError(Exception):
+    """The process has come to its end here, as far as its work is concerned."""
+
+
+def died_before(_wallet: "MemoryWallet", _order: GroupOrder) -> GroupOutcome:
+    """The process dies when nothing has been sent yet."""
+    raise DiedError
+
+
+def died_after(wallet: "MemoryWallet", order: GroupOrder) -> GroupOutcome:
+    """The process dies when the wallet has done it."""
+    wallet.apply(order)
+    raise DiedError
+
+
 def broken_for(group_id: str) -> Fault:
     """A bug that one group meets, every time."""
 
@@ -77,6 +95,19 @@ def broken_for(group_id: str) -> Fault:
         return wallet.apply(order)
 
     return fault
+
+
+def refusing(verdict: str, reason: Reason) -> Fault:
+    """The wallet's stored verdict on the next order."""
+
+    def fault(wallet: "MemoryWallet", order: GroupOrder) -> GroupOutcome:
+        return wallet.outcomes.setdefault(order.id, group_refused(order, verdict, reason))
+
+    return fault
+
+
+frozen = refusing("credit_account_frozen", Reason.WALLET_FROZEN)
+closed = refusing("credit_account_closed", Reason.WALLET_CLOSED)
 
 
 def no_room(_wallet: "MemoryWallet", _order: GroupOrder) -> GroupOutcome:
@@ -90,14 +121,25 @@ def group_refused(order: GroupOrder, verdict: str, reason: Reason) -> GroupRefus
 
 
 @dataclass
+class Held:
+    """A hold; ``ended`` is the verdict on whoever comes too late."""
+
+    amount: int
+    ends_at: int
+    ended: str = ""
+
+
+@dataclass
 class MemoryWallet:
     """Satisfies ``WalletClient``: groups are all or none, and an id has one outcome for ever.
 
     ``faults`` happen to the next calls, one each; ``always`` happens to all others where it is set. ``gate``, where
-    set, holds calls back until the test opens it; ``called`` can be acquired once for each.
+    set, holds calls back until the test opens it; ``called`` can be acquired once for each. ``balances`` are what is
+    available.
     """
 
     balances: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, Held] = field(default_factory=dict)
     roles: dict[str, Role] = field(default_factory=lambda: {CUSTOMER: Role.CUSTOMER, MERCHANT: Role.MERCHANT})
     outcomes: dict[str, GroupOutcome] = field(default_factory=dict)
     orders: list[GroupOrder] = field(default_factory=list)
@@ -105,6 +147,7 @@ class MemoryWallet:
     always: Fault | None = None
     gate: asyncio.Event | None = None
     called: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    clock: Callable[[], int] = system_clock
 
     async def open_wallet(self, order: OpenWallet) -> None:
         self.roles.setdefault(order.owner, order.role)
@@ -120,7 +163,8 @@ class MemoryWallet:
         return fault(self, order) if fault else self.apply(order)
 
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
-        return replace(self, balances={**self.balances}, outcomes={**self.outcomes}).apply(order)
+        imagined = replace(self, balances={**self.balances}, holds={**self.holds}, outcomes={**self.outcomes})
+        return imagined.apply(order)
 
     async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
         return self.outcomes.setdefault(order.id, group_refused(order, "group_was_abandoned", Reason.ABANDONED))
@@ -141,24 +185,59 @@ class MemoryWallet:
         return self.balances.get(fees_account(currency), 0)
 
     @property
+    def held(self) -> int:
+        return sum(hold.amount for hold in self.holds.values() if not hold.ended)
+
+    @property
     def groups_posted(self) -> int:
         return sum(isinstance(outcome, GroupPosted) for outcome in self.outcomes.values())
 
     def _decide(self, order: GroupOrder) -> GroupOutcome:
+        balances, holds = {**self.balances}, {**self.holds}
         for transfer in order.transfers:
-            owner = transfer.credit_account.partition(":")[0]
-            if transfer.credit_role is not None and self.roles.get(owner) is not transfer.credit_role:
-                return group_refused(order, "credit_owner_must_have_the_role", Reason.UNKNOWN_MERCHANT)
-        payer = order.transfers[0].debit_account
-        if self.balances.get(payer, 0) < sum(transfer.amount for transfer in order.transfers):
-            return group_refused(order, "exceeds_credits", Reason.INSUFFICIENT_FUNDS)
-        for transfer in order.transfers:
-            self._post(transfer)
-        return GroupPosted(id=order.id, posted_at=NOW)
+            verdict = self._verdict_against(transfer)
+            if verdict is not None:
+                self.balances, self.holds = balances, holds
+                return group_refused(order, *verdict)
+            self._apply(transfer)
+        return GroupPosted(id=order.id, posted_at=self.clock())
 
-    def _post(self, transfer: TransferOrder) -> None:
-        self.balances[transfer.debit_account] = self.balances.get(transfer.debit_account, 0) - transfer.amount
-        self.balances[transfer.credit_account] = self.balances.get(transfer.credit_account, 0) + transfer.amount
+    def _verdict_against(self, transfer: TransferOrder) -> tuple[str, Reason] | None:
+        payee = transfer.credit_account.partition(":")[0]
+        if transfer.pending_id is not None:
+            hold = self.holds[transfer.pending_id]
+            ended = hold.ended or ("pending_transfer_expired" if hold.ends_at <= self.clock() else "")
+            return (ended, Reason.INVALID_STATE) if ended else None
+        if transfer.credit_role is not None and self.roles.get(payee) is not transfer.credit_role:
+            return "credit_owner_must_have_the_role", Reason.UNKNOWN_MERCHANT
+        if self.balances.get(transfer.debit_account, 0) < transfer.amount:
+            return "exceeds_credits", Reason.INSUFFICIENT_FUNDS
+        return None
+
+    def _apply(self, transfer: TransferOrder) -> None:
+        match transfer.kind:
+            case TransferKind.PENDING:
+                ends_at = self.clock() + (transfer.timeout_seconds or 0) * 1_000_000
+                self.holds[transfer.id] = Held(transfer.amount, ends_at)
+                self._add(transfer.debit_account, -transfer.amount)
+            case TransferKind.POSTED:
+                self._add(transfer.debit_account, -transfer.amount)
+                self._add(transfer.credit_account, transfer.amount)
+            case TransferKind.POST:
+                hold = self._end(transfer, "pending_transfer_already_posted")
+                self._add(transfer.debit_account, hold.amount - transfer.amount)
+                self._add(transfer.credit_account, transfer.amount)
+            case TransferKind.VOID:
+                hold = self._end(transfer, "pending_transfer_already_voided")
+                self._add(transfer.debit_account, hold.amount)
+
+    def _end(self, transfer: TransferOrder, verdict: str) -> Held:
+        assert transfer.pending_id is not None
+        self.holds[transfer.pending_id] = replace(self.holds[transfer.pending_id], ended=verdict)
+        return self.holds[transfer.pending_id]
+
+    def _add(self, account: str, amount: int) -> None:
+        self.balances[account] = self.balances.get(account, 0) + amount
 
 
 # --- the service --------------------------------------------------------------------------------------------------
@@ -198,7 +277,13 @@ def payment_service(
 ) -> PaymentService:
     """The use cases of one process, without workers."""
     return PaymentService(
-        database, wallet, fees=fees, clock=clock, events_added=lambda: None, request_seconds=request_seconds
+        database,
+        wallet,
+        fees=fees,
+        hold_seconds=HOLD_SECONDS,
+        clock=clock,
+        events_added=lambda: None,
+        request_seconds=request_seconds,
     )
 
 
@@ -207,6 +292,7 @@ def caller(subject: str = CUSTOMER, role: Role = Role.CUSTOMER, request_id: str 
 
 
 ADMIN = caller("usr_admin", Role.ADMIN)
+SHOP = caller(MERCHANT, Role.MERCHANT, "req_shop")
 
 
 def order(merchant_id: str = MERCHANT, amount: int = 1000, **changes: Any) -> messages.InitiatePayment:
@@ -233,9 +319,79 @@ async def paid(service: PaymentService, order: messages.InitiatePayment, key: st
     return answer
 
 
+async def authorized(service: PaymentService, amount: int = 1000) -> str:
+    """The id of a payment whose money is held."""
+    payment = await paid(service, order(amount=amount, capture=False))
+    assert payment.status == "AUTHORIZED"
+    return payment.transaction_id
+
+
+class Operate(Protocol):
+    """Does something to a payment, with an idempotency key or without."""
+
+    __name__: str
+
+    def __call__(
+        self, service: PaymentService, payment_id: str, key: str | None = None, *, by: Caller = SHOP
+    ) -> Coroutine[Any, Any, Answered | Refusal]: ...
+
+
+async def capture(
+    service: PaymentService, payment_id: str, key: str | None = None, *, amount: int | None = None, by: Caller = SHOP
+) -> Answered | Refusal:
+    return await service.capture(by, payment_id, messages.CapturePayment(amount=amount), key)
+
+
+async def void(
+    service: PaymentService, payment_id: str, key: str | None = None, *, by: Caller = SHOP
+) -> Answered | Refusal:
+    return await service.void(by, payment_id, messages.VoidPayment(), key)
+
+
+async def refund(
+    service: PaymentService,
+    payment_id: str,
+    key: str | None = None,
+    *,
+    amount: int | None = None,
+    reason: str | None = None,
+    by: Caller = SHOP,
+) -> Answered | Refusal:
+    return await service.refund(by, payment_id, messages.RefundPayment(amount=amount, reason=reason), key)
+
+
+def payment_of(answered: Answered | Refusal) -> messages.Payment:
+    """The payment that a request was answered with."""
+    assert isinstance(answered, Answered), answered
+    assert isinstance(answered.answer, messages.Payment), answered.answer
+    return answered.answer
+
+
+def refund_of(answered: Answered | Refusal) -> messages.Refund:
+    """The refund that a request was answered with."""
+    assert isinstance(answered, Answered), answered
+    assert isinstance(answered.answer, messages.Refund), answered.answer
+    return answered.answer
+
+
+def refused(answered: Answered | Refusal) -> Refusal:
+    """The refusal that a request was answered with, stored or not."""
+    refusal = answered.answer if isinstance(answered, Answered) else answered
+    assert isinstance(refusal, Refusal), refusal
+    return refusal
+
+
+async def states(service: PaymentService, transaction_id: str) -> list[tuple[str, str]]:
+    """Every state of a payment and who brought it there."""
+    history = await service.history(ADMIN, transaction_id)
+    assert isinstance(history, messages.PaymentHistory)
+    return [(entry.status, entry.actor) for entry in history.items]
+
+
 def outbox_events(database: Database) -> list[Event]:
     """What waits to be relayed, in order."""
-    rows = database.read(lambda tx: store.outbox.due(tx, NOW))
+    events = store.outbox.events
+    rows = database.read(lambda tx: tx.execute(select(events).order_by(events.c.sequence)).all())
     return [msgspec.json.decode(row.payload, type=Event) for row in rows]
 
 

@@ -63,6 +63,14 @@ _TEXTS = {
         "A payment of {amount} to you was cancelled",
         "From {customerId}{purpose}. The money is no longer held.",
     ),
+    ("payment.expired", Part.PAYER): Text(
+        "A payment of {amount} has expired",
+        "To {merchantId}{purpose}: it was not captured in time. The money is available to you again.",
+    ),
+    ("payment.expired", Part.PAYEE): Text(
+        "A payment of {amount} to you has expired",
+        "From {customerId}{purpose}: it was not captured in time. The money is no longer held.",
+    ),
     ("payment.refunded", Part.PAYER): Text(
         "You got {amount} back",
         "From {merchantId}{purpose}.",

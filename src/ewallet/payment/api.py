@@ -9,9 +9,20 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import parse_rfc3339
 from ewallet.kernel.errors import Reason, Refusal, Refused, invalid, unwrap
-from ewallet.payment.domain import PaymentStatus
-from ewallet.payment.messages import AuditTrail, InitiatePayment, Payment, PaymentHistory, PaymentList
-from ewallet.payment.service import PaymentService
+from ewallet.payment.domain.payments import PaymentStatus
+from ewallet.payment.messages import (
+    AuditTrail,
+    CapturePayment,
+    InitiatePayment,
+    Payment,
+    PaymentHistory,
+    PaymentList,
+    Refund,
+    RefundList,
+    RefundPayment,
+    VoidPayment,
+)
+from ewallet.payment.service import Answered, PaymentService
 from ewallet.plumbing.http.answers import JsonAnswer
 from ewallet.plumbing.http.contract import (
     DEFAULT_LIMIT,
@@ -42,6 +53,18 @@ AuditRequest = Annotated[
     str | None, QueryParameter(name="requestId", pattern="^[!-~]{1,128}$", description="only records of this request")
 ]
 
+PAYEES = frozenset({Role.MERCHANT, Role.ADMIN})
+"""Who may capture, void and refund: the payment's merchant, or an administrator."""
+
+EVERY_OPERATION = (
+    Reason.IDEMPOTENCY_KEY_INVALID,
+    Reason.IDEMPOTENCY_KEY_REUSED,
+    Reason.REQUEST_IN_PROGRESS,
+    Reason.INVALID_STATE,
+    Reason.ABANDONED,
+)
+MOVING_MONEY = (*EVERY_OPERATION, Reason.INSUFFICIENT_FUNDS, Reason.WALLET_FROZEN, Reason.WALLET_CLOSED)
+
 
 def routes(service: PaymentService) -> list[HTTPRouteHandler]:
     """Every endpoint of payment."""
@@ -59,6 +82,8 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
             Reason.UNKNOWN_MERCHANT,
             Reason.IDEMPOTENCY_KEY_REUSED,
             Reason.AMOUNT_TOO_SMALL,
+            Reason.LIMIT_EXCEEDED,
+            Reason.ABANDONED,
         ),
     )
     async def initiate_payment(
@@ -66,16 +91,58 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
         data: JSONBody[InitiatePayment],
         _key: IdempotencyKeyHeader = None,
     ) -> Response[Payment]:
-        """Pay a merchant from the caller's own wallet; the answer says how it ended.
+        """Pay a merchant from the caller's own wallet, or have the money held; the answer says how it ended.
 
         A refused payment is kept: its problem has `transactionId` and `failureReason`.
         """
-        answered = unwrap(await service.initiate(caller_of(request), data, idempotency_key(request)))
-        headers = {REPLAYED_HEADER: "true"} if answered.replayed else {}
-        if isinstance(answered.answer, Refusal):
-            problem: Response[Any] = problem_response(request, answered.answer, headers)
-            return problem
-        return JsonAnswer(answered.answer, headers=headers)
+        return _answer(request, unwrap(await service.initiate(caller_of(request), data, idempotency_key(request))))
+
+    @post(
+        "/payment/{transaction_id:str}/capture",
+        status_code=200,
+        **protected(PAYEES, *MOVING_MONEY, Reason.AMOUNT_TOO_SMALL),
+    )
+    async def capture_payment(
+        request: Request[Any, Any, Any],
+        transaction_id: FromPath[str],
+        data: JSONBody[CapturePayment] = CapturePayment(),  # noqa: B008  # immutable: a body without anything in it
+        _key: IdempotencyKeyHeader = None,
+    ) -> Response[Payment]:
+        """Take the money that is held for a payment. Of less than all of it the rest is released."""
+        key = idempotency_key(request)
+        return _answer(request, unwrap(await service.capture(caller_of(request), transaction_id, data, key)))
+
+    @post("/payment/{transaction_id:str}/void", status_code=200, **protected(PAYEES, *EVERY_OPERATION))
+    async def void_payment(
+        request: Request[Any, Any, Any],
+        transaction_id: FromPath[str],
+        data: JSONBody[VoidPayment] = VoidPayment(),  # noqa: B008  # as above
+        _key: IdempotencyKeyHeader = None,
+    ) -> Response[Payment]:
+        """Release the money that is held for a payment."""
+        key = idempotency_key(request)
+        return _answer(request, unwrap(await service.void(caller_of(request), transaction_id, data, key)))
+
+    @post("/payment/{transaction_id:str}/refund", **protected(PAYEES, *MOVING_MONEY))
+    async def refund_payment(
+        request: Request[Any, Any, Any],
+        transaction_id: FromPath[str],
+        data: JSONBody[RefundPayment] = RefundPayment(),  # noqa: B008  # as above
+        _key: IdempotencyKeyHeader = None,
+    ) -> Response[Refund]:
+        """Give a payment back to its customer, whole or in parts, out of the merchant's wallet. The fee is kept."""
+        key = idempotency_key(request)
+        return _answer(request, unwrap(await service.refund(caller_of(request), transaction_id, data, key)))
+
+    @get("/payment/{transaction_id:str}/refunds", **protected(EVERYONE))
+    async def list_refunds(
+        request: Request[Any, Any, Any],
+        transaction_id: FromPath[str],
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> RefundList:
+        """The refunds of a payment, newest first."""
+        return unwrap(await service.refunds(caller_of(request), transaction_id, limit=limit, cursor=cursor))
 
     @get("/payment", **protected(EVERYONE))
     async def list_payments(
@@ -120,7 +187,25 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
         """Every state that a payment went through, in order."""
         return unwrap(await service.history(caller_of(request), transaction_id))
 
-    return [initiate_payment, list_payments, list_payment_audit, get_payment, get_payment_history]
+    return [
+        initiate_payment,
+        capture_payment,
+        void_payment,
+        refund_payment,
+        list_refunds,
+        list_payments,
+        list_payment_audit,
+        get_payment,
+        get_payment_history,
+    ]
+
+
+def _answer(request: Request[Any, Any, Any], answered: Answered) -> Response[Any]:
+    """What is stored for a request, rendered: the thing itself, or the problem."""
+    headers = {REPLAYED_HEADER: "true"} if answered.replayed else {}
+    if isinstance(answered.answer, Refusal):
+        return problem_response(request, answered.answer, headers)
+    return JsonAnswer(answered.answer, headers=headers)
 
 
 def _moment(parameter: str, text: str | None) -> int | None:

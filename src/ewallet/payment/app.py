@@ -11,7 +11,7 @@ from ewallet.kernel.ids import new_id
 from ewallet.notification.client import NotificationClient
 from ewallet.payment import store
 from ewallet.payment.api import routes
-from ewallet.payment.domain import FeeSchedule, FeesWrong
+from ewallet.payment.domain.fees import FeeSchedule, FeesWrong
 from ewallet.payment.service import PaymentService
 from ewallet.payment.worker import PAUSE_SECONDS, Recovery
 from ewallet.plumbing.database import open_database
@@ -46,8 +46,15 @@ def create_app(
     database = open_database(settings.database_url("payment"), "payment")
     owner = new_id("own", clock())
     relay = Relay(database, store.outbox, store.leases, notification.deliver, owner=owner, clock=clock)
-    service = PaymentService(database, wallet, fees=fees, clock=clock, events_added=relay.wake.set)
-    recovery = Recovery(service)
+    service = PaymentService(
+        database,
+        wallet,
+        fees=fees,
+        hold_seconds=settings.hold_seconds,
+        clock=clock,
+        events_added=relay.wake.set,
+    )
+    recovery = Recovery(service.saga)
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
@@ -66,7 +73,7 @@ def create_app(
         try:
             yield
         finally:
-            await service.drain()
+            await service.saga.drain()
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)

@@ -30,11 +30,31 @@ class InitiatePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
     reference: Reference | None = None
     description: Description | None = None
     metadata: Metadata = {}
-    capture: Annotated[bool, Meta(description="false, to hold the money only, is not available yet")] = True
+    capture: Annotated[bool, Meta(description="false: only hold the money, for the merchant to capture later")] = True
+
+
+class CapturePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Take what is held for a payment: all, or the ``amount`` given, which releases the rest."""
+
+    amount: Amount | None = None
+
+
+class VoidPayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Release what is held for a payment. There is nothing more to say."""
+
+
+class RefundPayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Give back what the customer paid: all that is left of it, or the ``amount`` given."""
+
+    amount: Amount | None = None
+    reason: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A payment. The customer pays ``amount``; the merchant receives ``netAmount``, which is ``amount - fee``."""
+    """A payment. The customer pays ``amount``; the merchant receives ``netAmount``, which is ``amount - fee``.
+
+    ``authorizedAmount`` is what the customer agreed to; a capture may have taken less.
+    """
 
     transaction_id: str
     status: str
@@ -43,6 +63,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     amount: int
     fee: int
     net_amount: int
+    authorized_amount: int
     refunded_amount: int
     currency: str
     reference: str | None
@@ -60,8 +81,28 @@ class PaymentList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     next_cursor: str | None
 
 
+class Refund(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A refund: ``PENDING`` until its outcome is known, then ``SUCCESS`` or ``FAILED``. Its fee is kept."""
+
+    refund_id: str
+    transaction_id: str
+    amount: int
+    currency: str
+    reason: str | None
+    status: str
+    failure_reason: str | None
+    created_at: str
+
+
+class RefundList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The refunds of a payment, newest first."""
+
+    items: list[Refund]
+    next_cursor: str | None
+
+
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One state that a payment went through; ``reason`` says why it failed."""
+    """One state that a payment went through; ``reason`` says why, where something failed."""
 
     status: str
     at: str

@@ -1,115 +1,66 @@
-"""Payment's use cases: a payment is a saga of three local transactions (DESIGN section 5).
+"""Payment's use cases: what can be asked of it. What moves money goes through the saga (``saga.py``)."""
 
-    T1  begin    payment: the intent, PENDING, with the idempotency key
-    T2  move     wallet:  the group of transfers, or the refusal, stored under ids that derive from the payment's
-    T3  settle   payment: PENDING to SUCCESS or FAILED, with history, audit record and event
-
-Only the wallet's stored verdict settles a payment. An unknown outcome leaves it PENDING, and recovery goes on from T2
-with the same ids.
-"""
-
-import asyncio
 import hashlib
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, assert_never
 
 import msgspec
-import structlog
 from msgspec import UNSET, Meta
 from sqlalchemy import Connection, Row
 
-from ewallet.kernel.caller import Caller, Role, platform
-from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
-from ewallet.kernel.errors import (
-    InvariantBroken,
-    OutcomeUnknown,
-    Overloaded,
-    Reason,
-    Refusal,
-    Refused,
-    invalid,
-    not_found,
-)
-from ewallet.kernel.ids import ID_PATTERN, derived_id, is_id, new_id
-from ewallet.kernel.money import is_currency
-from ewallet.payment import domain, messages, store
-from ewallet.payment.domain import FeeSchedule, PaymentStatus
-from ewallet.plumbing import failpoints
-from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
-from ewallet.plumbing.batching import Batcher
+from ewallet.kernel.caller import Caller, Role
+from ewallet.kernel.clock import Clock, rfc3339
+from ewallet.kernel.errors import Refusal, invalid, not_found
+from ewallet.kernel.ids import ID_PATTERN, is_id, new_id
+from ewallet.kernel.money import Money, is_currency
+from ewallet.payment import messages, store
+from ewallet.payment.domain import payments, telling
+from ewallet.payment.domain.fees import FeeSchedule
+from ewallet.payment.domain.operations import ALL_THAT_IS_LEFT, Intent, Kind, Operation
+from ewallet.payment.domain.payments import Charge, Payment, PaymentStatus
+from ewallet.payment.saga import REQUEST_SECONDS, Saga, outcome_of_copy
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
-from ewallet.plumbing.outbox import Event
-from ewallet.plumbing.telemetry import PAYMENTS
 from ewallet.wallet.client import WalletClient
-from ewallet.wallet.messages import (
-    GroupOrder,
-    GroupOutcome,
-    GroupPosted,
-    GroupRefused,
-    TransferOrder,
-    fees_account,
-    wallet_account,
-)
-
-log = structlog.get_logger()
-
-REQUEST_SECONDS = 4.0
-"""How long a request waits for its outcome; well within the gateway's own bound, so that the answer is ours."""
-
-LEASE_SECONDS = 5
-"""A request has given up by then, so recovery takes over; a restarted process finishes its payments within 10 s."""
-
-FIRST_PAUSE_SECONDS = 0.02
-LONGEST_PAUSE_SECONDS = 0.5
-"""Between repetitions of a step whose outcome is unknown."""
 
 FAULTS_NAMED = 100
 """``verify`` names no more faults of one kind than a person would read."""
 
-PaymentPosition = tuple[Annotated[str, Meta(pattern=ID_PATTERN)]]
-"""Where a page of payments ends: an id."""
+IdPosition = tuple[Annotated[str, Meta(pattern=ID_PATTERN)]]
+"""Where a page of payments or refunds ends: an id."""
 
 AuditPosition = tuple[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
 """Where a page of the audit ends: a sequence."""
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
-    """An item of T1."""
-
-    payment: domain.Payment
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """An item of T3: the verdict on a PENDING payment, and on whose behalf it was asked for."""
-
-    payment: domain.Payment
-    failure: domain.Failure | None
-    caller: Caller
-
-
-Step = Begin | Settle
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A payment that this process is carrying out; copies of its request wait for the same outcome."""
-
-    payment: domain.Payment
-    outcome: asyncio.Task[domain.Payment | Refusal]
-
-
-@dataclass(frozen=True, slots=True)
 class Answered:
-    """What is stored for a request: the payment, or a failed one's refusal. ``replayed``: an earlier copy stored it."""
+    """What is stored for a request: the answer, or the refusal. ``replayed``: an earlier copy of it stored it."""
 
-    answer: messages.Payment | Refusal
+    answer: messages.Payment | messages.Refund | Refusal
     replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What makes a request the same as another: who asks, the idempotency key, and a hash of what is asked for."""
+
+    caller: Caller
+    key: str | None
+    hash: str
+
+    @classmethod
+    def of(cls, caller: Caller, key: str | None, what: str, order: msgspec.Struct) -> "Request":
+        """A request; its hash is another's if and only if the two ask for the same."""
+        return cls(caller, key, hashlib.sha256(what.encode() + _canonical(order)).hexdigest())
+
+    def identity(self, own_id: str) -> str:
+        """The identity of the intent with that id which the request has caused."""
+        return own_id if self.key is None else payments.identity_of(self.caller.subject, self.key)
+
+
+_canonical = msgspec.json.Encoder(order="sorted").encode
 
 
 class PaymentService:
@@ -121,141 +72,141 @@ class PaymentService:
         wallet: WalletClient,
         *,
         fees: FeeSchedule,
+        hold_seconds: int,
         clock: Clock,
         events_added: Callable[[], None],
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
+        """``hold_seconds`` is how long a new payment that is not captured at once is held."""
         self._database = database
-        self._wallet = wallet
         self._fees = fees
+        self._hold_seconds = hold_seconds
         self._clock = clock
-        self._events_added = events_added
-        self._request_seconds = request_seconds
-        self._steps: Batcher[Step, domain.Payment] = Batcher(database, self._apply)
-        self._flights: dict[str, Flight] = {}
+        self.saga = Saga(database, wallet, clock=clock, events_added=events_added, request_seconds=request_seconds)
 
     # --- paying ---------------------------------------------------------------------------------------------------
 
     async def initiate(self, caller: Caller, order: messages.InitiatePayment, key: str | None) -> Answered | Refusal:
-        """Pay a merchant from the caller's wallet; once, however often it is asked with the same key.
+        """Pay a merchant from the caller's wallet, or hold the money; once, however often it is asked with the key.
 
         Refused before anything is stored: ``validation-error``, ``amount-too-small``, ``idempotency-key-reused``,
         ``request-in-progress``. The wallet's refusals are stored and part of :class:`Answered`. Refused with
         ``timeout`` is raised where the outcome is not known in time.
         """
-        refusal = _refusal_of_order(order)
-        if refusal is not None:
-            return refusal
-        request_hash = _hash(order)
+        if not is_currency(order.currency):
+            return invalid("/currency", f"{order.currency} is not a currency of ISO 4217 that the platform knows.")
+        request = Request.of(caller, key, "initiate", order)
         fee = self._fees.fee_on(order.amount, order.currency)
         if isinstance(fee, Refusal):
-            return await self._earlier_answer(caller.subject, key, request_hash) or fee
-        payment = _new_payment(caller, order, fee=fee, key=key, request_hash=request_hash, now=self._clock())
-        outcome = await self._once(payment)
-        return outcome if isinstance(outcome, Refusal) else _answered(outcome, replayed=outcome.id != payment.id)
+            return await self._earlier_answer(request) or fee
+        return await self._carried_out(Intent(self._new_payment(request, order, fee)), caller)
 
-    async def _earlier_answer(self, customer_id: str, key: str | None, request_hash: str) -> Answered | Refusal | None:
-        """The answer to an earlier copy of a request that today's fees would refuse; None where there was none."""
-        if key is None:
+    # The operations on a payment are refused like initiate, and with ``not-found``; stored is also ``invalid-state``.
+
+    async def capture(
+        self, caller: Caller, payment_id: str, order: messages.CapturePayment, key: str | None
+    ) -> Answered | Refusal:
+        """Take what is held for a payment, or a part; the fee is today's on what is taken."""
+        payment = await self._visible(caller, payment_id)
+        if isinstance(payment, Refusal):
+            return payment
+        amount = payment.amount if order.amount is None else order.amount
+        if amount > payment.amount:
+            return invalid("/amount", f"No more than {Money(payment.amount, payment.currency)} was authorized.")
+        request = Request.of(caller, key, f"capture {payment_id}", order)
+        fee = self._fees.fee_on(amount, payment.currency)
+        if isinstance(fee, Refusal):
+            return await self._earlier_answer(request, payment) or fee
+        capture = self._new_operation(request, payment, Kind.CAPTURE, Charge(amount, fee))
+        return await self._carried_out(Intent(payment, capture), caller)
+
+    async def void(
+        self, caller: Caller, payment_id: str, order: messages.VoidPayment, key: str | None
+    ) -> Answered | Refusal:
+        """Release what is held for a payment."""
+        payment = await self._visible(caller, payment_id)
+        if isinstance(payment, Refusal):
+            return payment
+        request = Request.of(caller, key, f"void {payment_id}", order)
+        void = self._new_operation(request, payment, Kind.VOID, Charge(payment.amount, 0))
+        return await self._carried_out(Intent(payment, void), caller)
+
+    async def refund(
+        self, caller: Caller, payment_id: str, order: messages.RefundPayment, key: str | None
+    ) -> Answered | Refusal:
+        """Give back what was paid, or a part, out of the merchant's wallet; the fee is kept."""
+        payment = await self._visible(caller, payment_id)
+        if isinstance(payment, Refusal):
+            return payment
+        request = Request.of(caller, key, f"refund {payment_id}", order)
+        amount = ALL_THAT_IS_LEFT if order.amount is None else order.amount
+        refund = self._new_operation(request, payment, Kind.REFUND, Charge(amount, 0), reason=order.reason)
+        return await self._carried_out(Intent(payment, refund), caller)
+
+    async def _carried_out(self, intent: Intent, caller: Caller) -> Answered | Refusal:
+        outcome = await self.saga.carry_out(intent, caller)
+        return outcome if isinstance(outcome, Refusal) else _answered(outcome, replayed=outcome.own.id != intent.own.id)
+
+    async def _earlier_answer(self, request: Request, payment: Payment | None = None) -> Answered | Refusal | None:
+        """The answer to an earlier copy of a request that today's fees would refuse; None where there was none.
+
+        ``payment`` is what an operation is about.
+        """
+        if request.key is None:
             return None
-        identity = domain.identity_of(customer_id, key)
-        found = await self._database.reading(lambda tx: store.find_by_identity(tx, [identity]))
-        if not found:
+        identities = [payments.identity_of(request.caller.subject, request.key)]
+
+        def find(tx: Connection) -> list[Intent]:
+            if payment is None:
+                return [Intent(found) for found in store.find_by_identity(tx, identities)]
+            return [Intent(payment, found) for found in store.find_operations_by_identity(tx, identities)]
+
+        intents = await self._database.reading(find)
+        if not intents:
             return None
-        outcome = _outcome_of_copy(found[0], request_hash)
+        outcome = outcome_of_copy(intents[0], request.hash)
         return outcome if isinstance(outcome, Refusal) else _answered(outcome, replayed=True)
 
-    async def _once(self, payment: domain.Payment) -> domain.Payment | Refusal:
-        """Carry the payment out, or wait for the copy of it that is under way here.
-
-        The work is a task of its own: a client that goes away does not stop it half-way.
-        """
-        flight = self._flights.get(payment.identity)
-        if flight is None:
-            flight = self._flights[payment.identity] = Flight(payment, asyncio.create_task(self._carry_out(payment)))
-            flight.outcome.add_done_callback(lambda _outcome: self._flights.pop(payment.identity))
-        elif flight.payment.request_hash != payment.request_hash:
-            return _KEY_REUSED
-        return await asyncio.shield(flight.outcome)
-
-    async def _carry_out(self, payment: domain.Payment) -> domain.Payment | Refusal:
-        """The saga of one request: T1, then T2 and T3 unless the key names an earlier payment."""
-        deadline = time.monotonic() + self._request_seconds
-        failpoints.reached("payment.begin.before")
-        stored = await self._steps.submit(Begin(payment), deadline=deadline)
-        if stored.id != payment.id:
-            return _outcome_of_copy(stored, payment.request_hash)
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                failure = await self._move(payment)
-            return await self._settle(payment, failure, _customer(payment))
-        except (OutcomeUnknown, Overloaded, TimeoutError) as error:
-            log.warning("payment.outcome_unknown", payment=payment.id, error=repr(error))
-            raise Refused(_unknown_outcome(payment)) from error
-
-    async def _move(self, payment: domain.Payment) -> domain.Failure | None:
-        """T2: the wallet's verdict, asked for until it comes; the caller sets the time limit."""
-        order, pauses = _group_order(payment), _pauses()
-        while True:
-            try:
-                failpoints.reached("payment.move.before")
-                outcome = await self._wallet.post_group(order)
-                failpoints.reached("payment.move.after")
-                return _failure(outcome)
-            except (OutcomeUnknown, Overloaded) as error:
-                log.debug("payment.wallet_unclear", payment=payment.id, error=str(error))
-                await asyncio.sleep(next(pauses))
-
-    async def _settle(self, payment: domain.Payment, failure: domain.Failure | None, caller: Caller) -> domain.Payment:
-        """T3: write the verdict down; the answer is what is stored, whoever was first."""
-        failpoints.reached("payment.settle.before")
-        stored = await self._steps.submit(Settle(payment, failure, caller))
-        PAYMENTS.labels(stored.status.value).inc()
-        self._events_added()
-        return stored
-
-    # --- the transactions of T1 and T3, many payments at a time ---------------------------------------------------
-
-    def _apply(self, tx: Connection, steps: Sequence[Step]) -> list[domain.Payment]:
+    def _new_payment(self, request: Request, order: messages.InitiatePayment, fee: int) -> Payment:
         now = self._clock()
-        begun = store.create(
-            tx,
-            [step.payment for step in steps if isinstance(step, Begin)],
-            lease_until=now + LEASE_SECONDS * MICROSECONDS_PER_SECOND,
+        payment_id = new_id("pay", now)
+        return Payment(
+            id=payment_id,
+            customer_id=request.caller.subject,
+            merchant_id=order.merchant_id,
+            amount=order.amount,
+            fee=fee,
+            hold_seconds=None if order.capture else self._hold_seconds,
+            currency=order.currency,
+            reference=order.reference,
+            description=order.description,
+            metadata=order.metadata,
+            identity=request.identity(payment_id),
+            request_hash=request.hash,
+            request_id=request.caller.request_id,
+            created_at=now,
+            updated_at=now,
         )
-        if begun:
-            failpoints.reached("payment.begin.written")
-        settled = _apply_verdicts(tx, [step for step in steps if isinstance(step, Settle)], now)
-        if settled:
-            failpoints.reached("payment.settle.written")
-        begun_in_order = iter(begun)
-        return [next(begun_in_order) if isinstance(step, Begin) else settled[step.payment.id] for step in steps]
 
-    # --- recovery -------------------------------------------------------------------------------------------------
-
-    async def claim_overdue(self, limit: int) -> list[domain.Payment]:
-        """Take over payments that whoever began them has not finished in time."""
+    def _new_operation(
+        self, request: Request, payment: Payment, kind: Kind, charge: Charge, *, reason: str | None = None
+    ) -> Operation:
         now = self._clock()
-        overdue = await self._database.reading(lambda tx: store.overdue(tx, now=now, limit=limit))
-        if not overdue:
-            return []
-        until = now + LEASE_SECONDS * MICROSECONDS_PER_SECOND
-        claimed = await self._database.writing(
-            lambda tx: [payment for payment, lease in overdue if store.claim(tx, payment, lease=lease, until=until)]
+        operation_id = new_id(kind.prefix, now)
+        return Operation(
+            id=operation_id,
+            payment_id=payment.id,
+            kind=kind,
+            amount=charge.amount,
+            fee=charge.fee,
+            reason=reason,
+            actor=request.caller.subject,
+            identity=request.identity(operation_id),
+            request_hash=request.hash,
+            request_id=request.caller.request_id,
+            created_at=now,
+            updated_at=now,
         )
-        failpoints.reached("payment.claim.after")
-        return claimed
-
-    async def finish(self, payment: domain.Payment) -> domain.Payment:
-        """Go on from T2 with the same ids as the request. OutcomeUnknown, Overloaded, TimeoutError: try again later."""
-        async with asyncio.timeout(self._request_seconds):
-            failure = await self._move(payment)
-        return await self._settle(payment, failure, platform(payment.request_id))
-
-    async def drain(self) -> None:
-        """Wait for what is under way, so that a clean stop leaves nothing to recover."""
-        if self._flights:
-            await asyncio.wait([flight.outcome for flight in self._flights.values()])
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -272,7 +223,23 @@ class PaymentService:
         rows = await self._database.reading(lambda tx: store.history_of(tx, payment_id))
         return messages.PaymentHistory(items=[_history_entry(row) for row in rows])
 
-    async def _visible(self, caller: Caller, payment_id: str) -> domain.Payment | Refusal:
+    async def refunds(
+        self, caller: Caller, payment_id: str, *, limit: int, cursor: str | None
+    ) -> messages.RefundList | Refusal:
+        """The refunds of one payment, newest first, failed ones too. Refused with ``not-found``."""
+        before = decode_cursor(cursor, IdPosition)[0] if cursor is not None else None
+        payment = await self._visible(caller, payment_id)
+        if isinstance(payment, Refusal):
+            return payment
+        found = await self._database.reading(
+            lambda tx: store.refunds_of(tx, payment_id, before=before, limit=limit + 1)
+        )
+        return messages.RefundList(
+            items=[_refund_message(payment, refund) for refund in found[:limit]],
+            next_cursor=encode_cursor(found[limit - 1].id) if len(found) > limit else None,
+        )
+
+    async def _visible(self, caller: Caller, payment_id: str) -> Payment | Refusal:
         if not is_id(payment_id, "pay"):
             return _NO_SUCH_PAYMENT
         found = await self._database.reading(lambda tx: store.find(tx, [payment_id]))
@@ -289,7 +256,7 @@ class PaymentService:
         cursor: str | None,
     ) -> messages.PaymentList:
         """The caller's payments, newest first; staff see everybody's. ``since`` is included, ``until`` is not."""
-        before = decode_cursor(cursor, PaymentPosition)[0] if cursor is not None else None
+        before = decode_cursor(cursor, IdPosition)[0] if cursor is not None else None
         found = await self._database.reading(
             lambda tx: store.page(
                 tx,
@@ -328,190 +295,49 @@ class PaymentService:
         return self._database.snapshot(_faults)
 
 
+_NO_SUCH_PAYMENT = not_found("payment")
+
+
 def _faults(tx: Connection) -> list[str]:
     audit_fault = store.audit.first_fault(tx)
     return [*([audit_fault] if audit_fault else []), *store.faults(tx, limit=FAULTS_NAMED)]
 
 
-# --- T3 -----------------------------------------------------------------------------------------------------------
-
-
-def _apply_verdicts(tx: Connection, steps: Sequence[Settle], now: int) -> dict[str, domain.Payment]:
-    """The payments as they are stored in the end, by id: moved by these steps, or found moved already."""
-    settled = {step.payment.id: domain.settled(step.payment, step.failure, now) for step in steps}
-    callers = {step.payment.id: step.caller for step in steps}
-    moved_ids = store.settle(tx, settled.values())
-    moved = [payment for payment in settled.values() if payment.id in moved_ids]
-    store.add_history(tx, ((payment, callers[payment.id].subject) for payment in moved))
-    store.audit.append(tx, now, [_audit_of(payment, callers[payment.id]) for payment in moved])
-    store.outbox.add(tx, [_event_of(payment) for payment in moved])
-    moved_before = store.find(tx, settled.keys() - moved_ids)
-    return settled | {payment.id: payment for payment in moved_before}
-
-
-def _audit_of(payment: domain.Payment, caller: Caller) -> AuditRecord:
-    return AuditRecord.of(
-        caller,
-        domain.event_name(payment),
-        payment.id,
-        result=payment.failure.reason.value if payment.failure else SUCCEEDED,
-        customerId=payment.customer_id,
-        merchantId=payment.merchant_id,
-        amount=payment.amount,
-        fee=payment.fee,
-        currency=payment.currency,
-    )
-
-
-def _event_of(payment: domain.Payment) -> Event:
-    name = domain.event_name(payment)
-    return Event(
-        id=derived_id("evt", payment.id, name),
-        name=name,
-        ordering_key=payment.id,
-        recipients=domain.recipients(payment),
-        data=domain.event_data(payment),
-        occurred_at=payment.updated_at,
-        request_id=payment.request_id,
-    )
-
-
-# --- requests and their copies ------------------------------------------------------------------------------------
-
-_NO_SUCH_PAYMENT = not_found("payment")
-_KEY_REUSED = Refusal(
-    Reason.IDEMPOTENCY_KEY_REUSED, "This Idempotency-Key belongs to another request: a new payment needs a new key."
-)
-_IN_PROGRESS = Refusal(
-    Reason.REQUEST_IN_PROGRESS,
-    "The first request with this key is still being carried out: ask again with the same key.",
-    retry_after_seconds=1,
-)
-
-_canonical = msgspec.json.Encoder(order="sorted").encode
-
-
-def _refusal_of_order(order: messages.InitiatePayment) -> Refusal | None:
-    if not is_currency(order.currency):
-        return invalid("/currency", f"{order.currency} is not a currency of ISO 4217 that the platform knows.")
-    if not order.capture:
-        return invalid("/capture", "Holding money to capture it later is not available yet: leave capture out.")
-    return None
-
-
-def _hash(order: messages.InitiatePayment) -> str:
-    """What two requests have in common if and only if they ask for the same."""
-    return hashlib.sha256(b"initiate" + _canonical(order)).hexdigest()
-
-
-def _new_payment(
-    caller: Caller, order: messages.InitiatePayment, *, fee: int, key: str | None, request_hash: str, now: int
-) -> domain.Payment:
-    payment_id = new_id("pay", now)
-    return domain.Payment(
-        id=payment_id,
-        customer_id=caller.subject,
-        merchant_id=order.merchant_id,
-        amount=order.amount,
-        fee=fee,
-        currency=order.currency,
-        reference=order.reference,
-        description=order.description,
-        metadata=order.metadata,
-        identity=payment_id if key is None else domain.identity_of(caller.subject, key),
-        request_hash=request_hash,
-        request_id=caller.request_id,
-        created_at=now,
-        updated_at=now,
-    )
-
-
-def _customer(payment: domain.Payment) -> Caller:
-    return Caller(payment.customer_id, Role.CUSTOMER, payment.request_id)
-
-
-def _outcome_of_copy(stored: domain.Payment, request_hash: str) -> domain.Payment | Refusal:
-    """What a later request with the key of a stored payment gets."""
-    if stored.request_hash != request_hash:
-        return _KEY_REUSED
-    return _IN_PROGRESS if stored.status is PaymentStatus.PENDING else stored
-
-
-def _unknown_outcome(payment: domain.Payment) -> Refusal:
-    return Refusal(
-        Reason.TIMEOUT,
-        "The outcome is not known yet. It will be within seconds: look at the payment, or repeat with the same key.",
-        members={"transactionId": payment.id},
-        retry_after_seconds=1,
-    )
-
-
-def _answered(payment: domain.Payment, *, replayed: bool) -> Answered:
-    return Answered(domain.refusal_of(payment) or _message(payment), replayed)
-
-
-# --- the wallet's words -------------------------------------------------------------------------------------------
-
-
-def _group_order(payment: domain.Payment) -> GroupOrder:
-    """The same order however often it is sent: everything in it is stored with the payment."""
-    return GroupOrder(
-        id=domain.group_id(payment),
-        transfers=tuple(_transfer_order(payment, leg) for leg in domain.legs(payment)),
-        transaction_id=payment.id,
-        reference=payment.reference,
-        description=payment.description,
-        actor=payment.customer_id,
-        request_id=payment.request_id,
-    )
-
-
-def _transfer_order(payment: domain.Payment, leg: domain.Leg) -> TransferOrder:
-    to_merchant = leg.payee is domain.Payee.MERCHANT
-    return TransferOrder(
-        id=leg.id,
-        debit_account=wallet_account(payment.customer_id, payment.currency),
-        credit_account=(
-            wallet_account(payment.merchant_id, payment.currency) if to_merchant else fees_account(payment.currency)
-        ),
-        amount=leg.amount,
-        currency=payment.currency,
-        credit_role=Role.MERCHANT if to_merchant else None,
-    )
-
-
-def _failure(outcome: GroupOutcome) -> domain.Failure | None:
-    match outcome:
-        case GroupPosted():
-            return None
-        case GroupRefused(reason=Reason.IDEMPOTENCY_KEY_REUSED):
-            # The id is ours alone, so this is no verdict on the payment: the money may have moved. It stays PENDING.
-            raise InvariantBroken(f"the wallet knows another order by our id: {outcome.detail}")
-        case GroupRefused():
-            return domain.Failure(outcome.reason, outcome.detail)
-    assert_never(outcome)
-
-
-def _pauses() -> Iterator[float]:
-    """Growing, jittered pauses without end: whoever waits sets the limit."""
-    pause = FIRST_PAUSE_SECONDS
-    while True:
-        yield pause * random.uniform(0.5, 1)  # noqa: S311  # jitter needs no secrecy
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-
 # --- rendering ----------------------------------------------------------------------------------------------------
 
 
-def _message(payment: domain.Payment) -> messages.Payment:
+def _answered(intent: Intent, *, replayed: bool) -> Answered:
+    return Answered(telling.refusal_of(intent) or _answer(intent), replayed)
+
+
+def _answer(intent: Intent) -> messages.Payment | messages.Refund:
+    """What was answered to the request when it had succeeded, whatever has happened to the payment since."""
+    payment, operation = intent.payment, intent.operation
+    if operation is None:
+        return _message(payments.as_settled(payment))
+    match operation.kind:
+        case Kind.CAPTURE:
+            return _message(payments.as_ended(payment, PaymentStatus.SUCCESS, operation.updated_at))
+        case Kind.VOID:
+            return _message(payments.as_ended(payment, PaymentStatus.VOIDED, operation.updated_at))
+        case Kind.EXPIRY:
+            return _message(payments.as_ended(payment, PaymentStatus.EXPIRED, operation.updated_at))
+        case Kind.REFUND:
+            return _refund_message(payment, operation)
+    assert_never(operation.kind)
+
+
+def _message(payment: Payment) -> messages.Payment:
+    charge = payment.charge
     return messages.Payment(
         transaction_id=payment.id,
         status=payment.status,
         customer_id=payment.customer_id,
         merchant_id=payment.merchant_id,
-        amount=payment.amount,
-        fee=payment.fee,
-        net_amount=payment.net_amount,
+        amount=charge.amount,
+        fee=charge.fee,
+        net_amount=charge.net,
+        authorized_amount=payment.amount,
         refunded_amount=payment.refunded_amount,
         currency=payment.currency,
         reference=payment.reference,
@@ -520,6 +346,19 @@ def _message(payment: domain.Payment) -> messages.Payment:
         failure_reason=payment.failure.reason.code if payment.failure else None,
         created_at=rfc3339(payment.created_at),
         updated_at=rfc3339(payment.updated_at),
+    )
+
+
+def _refund_message(payment: Payment, refund: Operation) -> messages.Refund:
+    return messages.Refund(
+        refund_id=refund.id,
+        transaction_id=payment.id,
+        amount=refund.amount,
+        currency=payment.currency,
+        reason=refund.reason,
+        status=refund.status,
+        failure_reason=refund.failure.reason.code if refund.failure else None,
+        created_at=rfc3339(refund.created_at),
     )
 
 

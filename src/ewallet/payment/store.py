@@ -17,8 +17,10 @@ from sqlalchemy import (
     MetaData,
     Row,
     Select,
+    Table,
     UniqueConstraint,
     and_,
+    func,
     or_,
     select,
     update,
@@ -27,13 +29,14 @@ from sqlalchemy.exc import IntegrityError
 
 from ewallet.kernel.errors import Reason
 from ewallet.kernel.ids import new_id
-from ewallet.payment.domain import Failure, Payment, PaymentStatus
+from ewallet.payment.domain.operations import Intent, Kind, Operation, OperationStatus
+from ewallet.payment.domain.payments import Charge, Failure, Payment, PaymentStatus
 from ewallet.plumbing import statements
 from ewallet.plumbing.audit import AuditLog
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.outbox import Outbox
-from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table
+from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
 
 metadata = MetaData()
 
@@ -48,6 +51,10 @@ payments = table(
     Column("amount", INTEGER, nullable=False),
     Column("fee", INTEGER, nullable=False),
     Column("net_amount", INTEGER, nullable=False),
+    # Where the money is held first; else it is paid at once.
+    Column("hold_seconds", INTEGER, nullable=True),
+    Column("captured_amount", INTEGER, nullable=True),
+    Column("captured_fee", INTEGER, nullable=True),
     Column("refunded_amount", INTEGER, nullable=False),
     Column("currency", IDENTIFIER, nullable=False),
     Column("reference", SHORT_TEXT, nullable=True),
@@ -55,6 +62,7 @@ payments = table(
     Column("metadata", LONG_TEXT, nullable=False),
     Column("failure_reason", IDENTIFIER, nullable=True),
     Column("failure_detail", LONG_TEXT, nullable=True),
+    Column("failure_members", LONG_TEXT, nullable=True),
     # The customer and the idempotency key, or the payment's own id: one column, because a row value in an IN list makes
     # SQLite read the whole table.
     Column("identity", SHORT_TEXT, nullable=False),
@@ -63,10 +71,19 @@ payments = table(
     # Until then the process that began the payment is expected to finish it; meaningless once it is finished.
     Column("lease_until", INTEGER, nullable=False),
     Column("created_at", INTEGER, nullable=False),
+    # When the intent came to its verdict; what has been done to the payment since moves the other one only.
+    Column("settled_at", INTEGER, nullable=True),
     Column("updated_at", INTEGER, nullable=False),
     CheckConstraint("amount > 0", name="payment_payments_amount"),
     CheckConstraint("fee >= 0 AND net_amount > 0 AND fee + net_amount = amount", name="payment_payments_fee"),
-    CheckConstraint("refunded_amount BETWEEN 0 AND amount", name="payment_payments_refunded"),
+    CheckConstraint(
+        "captured_amount IS NULL"
+        " OR (captured_amount <= amount AND captured_fee >= 0 AND captured_fee < captured_amount)",
+        name="payment_payments_captured",
+    ),
+    CheckConstraint(
+        "refunded_amount BETWEEN 0 AND COALESCE(captured_amount, amount)", name="payment_payments_refunded"
+    ),
     UniqueConstraint("identity", name="payment_payments_identity"),
     # Ids are ordered by time, so each of these lists newest first. A person's list filtered by status reads past the
     # other states: an index that moved with every change of state would cost more than it saves.
@@ -87,11 +104,41 @@ history = table(
     Column("reason", IDENTIFIER, nullable=True),
 )
 
+operations = table(
+    "payment_operations",
+    metadata,
+    Column("id", IDENTIFIER, primary_key=True),
+    Column("payment_id", IDENTIFIER, nullable=False),
+    Column("kind", IDENTIFIER, nullable=False),
+    Column("status", IDENTIFIER, nullable=False),
+    Column("amount", INTEGER, nullable=False),
+    Column("fee", INTEGER, nullable=False),
+    Column("reason", LONG_TEXT, nullable=True),
+    Column("failure_reason", IDENTIFIER, nullable=True),
+    Column("failure_detail", LONG_TEXT, nullable=True),
+    Column("failure_members", LONG_TEXT, nullable=True),
+    Column("actor", IDENTIFIER, nullable=False),
+    # As a payment's: whoever asked and the idempotency key, or the operation's own id.
+    Column("identity", SHORT_TEXT, nullable=False),
+    Column("request_hash", IDENTIFIER, nullable=False),
+    Column("request_id", KEY, nullable=False),
+    # As a payment's; an expiry's is the end of the hold, before which nobody has to do anything.
+    Column("lease_until", INTEGER, nullable=False),
+    Column("created_at", INTEGER, nullable=False),
+    Column("updated_at", INTEGER, nullable=False),
+    CheckConstraint("fee >= 0 AND amount >= fee", name="payment_operations_amount"),
+    UniqueConstraint("identity", name="payment_operations_identity"),
+    # How the refunds of a payment are listed, and what they have set aside is summed up.
+    Index("payment_operations_by_payment", "payment_id", "kind", "id"),
+    Index("payment_operations_by_lease", "status", "lease_until"),
+)
+
 audit = AuditLog(metadata, "payment")
 outbox = Outbox(metadata, "payment")
 leases = Leases(metadata, "payment")
 
 _columns = payments.c
+_operations = operations.c
 
 # --- beginning ----------------------------------------------------------------------------------------------------
 
@@ -114,7 +161,7 @@ def _create(tx: Connection, begun: Sequence[Payment], lease_until: int) -> list[
     stored = {payment.identity: payment for payment in found}
     new = [payment for payment in begun if stored.setdefault(payment.identity, payment) is payment]
     insert_rows(tx, payments, [_row(payment, lease_until) for payment in new])
-    add_history(tx, ((payment, payment.customer_id) for payment in new))
+    add_history(tx, ((payment, payment.customer_id, None) for payment in new))
     return [stored[payment.identity] for payment in begun]
 
 
@@ -132,15 +179,14 @@ def settle(tx: Connection, settled: Iterable[Payment]) -> set[str]:
     return moved
 
 
-def _verdict_of(payment: Payment) -> tuple[str, str, str]:
+def _verdict_of(payment: Payment) -> tuple[str, ...]:
     """What one statement can write to many payments; sorted, so that all processes lock in one order."""
-    failure = payment.failure
-    return (payment.status, failure.reason.code if failure else "", failure.detail if failure else "")
+    return (payment.status, *(part or "" for part in _failure_row(payment.failure)))
 
 
 _SETTLE = (
     "UPDATE payment_payments SET status = ?, version = version + 1, failure_reason = ?, failure_detail = ?,"
-    " updated_at = ? WHERE status = ? AND id IN "
+    " failure_members = ?, settled_at = ?, updated_at = ? WHERE status = ? AND id IN "
 )
 
 
@@ -148,10 +194,9 @@ def _move(tx: Connection, group: Sequence[Payment]) -> set[str]:
     """Compare and set on the state, for payments with the same verdict."""
     ids = {payment.id for payment in group}
     example = group[0]
-    failure = example.failure
     listed = statements.in_list(ids)
-    reason, detail = (failure.reason.code, failure.detail) if failure else (None, None)
-    values = (example.status, reason, detail, example.updated_at, PaymentStatus.PENDING, *listed)
+    moment = example.updated_at
+    values = (example.status, *_failure_row(example.failure), moment, moment, PaymentStatus.PENDING, *listed)
     if statements.run(tx, _SETTLE + statements.marks(len(listed)), values).changed == len(ids):
         return ids
     # Whoever moves a payment writes its history in the same transaction; ours is not written yet.
@@ -162,8 +207,8 @@ def _move(tx: Connection, group: Sequence[Payment]) -> set[str]:
     )
 
 
-def add_history(tx: Connection, moves: Iterable[tuple[Payment, str]]) -> None:
-    """Write down the states that payments have come to, each with who brought it there."""
+def add_history(tx: Connection, moves: Iterable[tuple[Payment, str, Failure | None]]) -> None:
+    """Write down the states that payments have come to, each with who brought it there and what failed on the way."""
     rows = [
         (
             payment.id,
@@ -171,35 +216,107 @@ def add_history(tx: Connection, moves: Iterable[tuple[Payment, str]]) -> None:
             payment.status,
             payment.updated_at,
             actor,
-            payment.failure.reason.code if payment.failure else None,
+            failure.reason.code if failure else None,
         )
-        for payment, actor in moves
+        for payment, actor, failure in moves
     ]
     insert_rows(tx, history, rows)
+
+
+# --- operations ---------------------------------------------------------------------------------------------------
+
+
+def lock(tx: Connection, payment_ids: Collection[str]) -> dict[str, Payment]:
+    """Payments by their ids, locked until the transaction ends, in the order of their ids."""
+    found = tx.execute(select(payments).where(_columns.id.in_(payment_ids)).order_by(_columns.id).with_for_update())
+    return {row.id: _payment(row) for row in found}
+
+
+def create_operations(tx: Connection, begun: Iterable[tuple[Operation, int]]) -> None:
+    """Store new operations, each with its lease."""
+    insert_rows(tx, operations, [_operation_row(operation, lease_until) for operation, lease_until in begun])
+
+
+def being_refunded(tx: Connection, payment_ids: Collection[str]) -> dict[str, int]:
+    """What refunds that have no verdict yet have set aside, by payment; only exact while the payments are locked."""
+    pending = (
+        select(_operations.payment_id, func.sum(_operations.amount).label("amount"))
+        .where(
+            _operations.payment_id.in_(payment_ids),
+            _operations.kind == Kind.REFUND,
+            _operations.status == OperationStatus.PENDING,
+        )
+        .group_by(_operations.payment_id)
+    )
+    return {row.payment_id: int(row.amount) for row in tx.execute(pending)}
+
+
+def conclude(tx: Connection, moved: Sequence[Payment], concluded: Sequence[Operation]) -> None:
+    """Write what has become of operations and of their payments, which the transaction has locked."""
+    # The leases would only be written with new rows, and these are there.
+    upsert_rows(tx, payments, [_row(payment, 0) for payment in moved], update=_MOVED_COLUMNS)
+    upsert_rows(tx, operations, [_operation_row(operation, 0) for operation in concluded], update=_CONCLUDED_COLUMNS)
+
+
+_MOVED_COLUMNS = ("status", "version", "captured_amount", "captured_fee", "refunded_amount", "updated_at")
+_CONCLUDED_COLUMNS = ("status", "failure_reason", "failure_detail", "failure_members", "updated_at")
+
+
+def find_operations(tx: Connection, ids: Collection[str]) -> list[Operation]:
+    """Operations by their ids, in no order; unknown ids are left out."""
+    return [_operation(row) for row in tx.execute(select(operations).where(_operations.id.in_(ids)))]
+
+
+def find_operations_by_identity(tx: Connection, identities: Collection[str]) -> list[Operation]:
+    """Operations by their identities, in no order; unknown ones are left out."""
+    return [_operation(row) for row in tx.execute(select(operations).where(_operations.identity.in_(identities)))]
+
+
+def refunds_of(tx: Connection, payment_id: str, *, before: str | None, limit: int) -> list[Operation]:
+    """The refunds of a payment, newest first; ``before`` is the id to continue from."""
+    query = (
+        select(operations)
+        .where(_operations.payment_id == payment_id, _operations.kind == Kind.REFUND)
+        .order_by(_operations.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(_operations.id < before)
+    return [_operation(row) for row in tx.execute(query)]
 
 
 # --- recovery -----------------------------------------------------------------------------------------------------
 
 
-def overdue(tx: Connection, *, now: int, limit: int) -> list[tuple[Payment, int]]:
-    """PENDING payments whose lease has run out, with the lease; oldest first."""
-    rows = tx.execute(
+def overdue(tx: Connection, *, now: int, limit: int) -> list[tuple[Intent, int]]:
+    """Payments and operations without a verdict whose lease has run out, with the lease; oldest first."""
+    begun = tx.execute(
         select(payments)
         .where(_columns.status == PaymentStatus.PENDING, _columns.lease_until < now)
         .order_by(_columns.id)
         .limit(limit)
     )
-    return [(_payment(row), row.lease_until) for row in rows]
+    left = [(Intent(_payment(row)), row.lease_until) for row in begun]
+    due = tx.execute(
+        select(operations)
+        .where(_operations.status == OperationStatus.PENDING, _operations.lease_until < now)
+        .order_by(_operations.lease_until)
+        .limit(limit - len(left))
+    ).all()
+    payment_by_id = {payment.id: payment for payment in find(tx, {row.payment_id for row in due})}
+    return left + [(Intent(payment_by_id[row.payment_id], _operation(row)), row.lease_until) for row in due]
 
 
-def claim(tx: Connection, payment: Payment, *, lease: int, until: int) -> bool:
-    """Take over an overdue payment; False where somebody else did or it is finished."""
+def claim(tx: Connection, intent: Intent, *, lease: int, until: int) -> bool:
+    """Take over an overdue intent; False where somebody else did or it has its verdict."""
+    rows: Table = payments if intent.operation is None else operations
+    # PENDING is the same word for both.
     claimed = tx.execute(
-        update(payments)
+        update(rows)
         .where(
-            _columns.id == payment.id,
-            _columns.status == PaymentStatus.PENDING,
-            _columns.lease_until == lease,
+            rows.c.id == intent.own.id,
+            rows.c.status == PaymentStatus.PENDING,
+            rows.c.lease_until == lease,
         )
         .values(lease_until=until)
     )
@@ -288,7 +405,8 @@ def faults(tx: Connection, *, limit: int) -> list[str]:
 
 
 def _row(payment: Payment, lease_until: int) -> tuple[Any, ...]:
-    """A new payment, which cannot have failed yet, in the order of the columns."""
+    """A payment in the order of the columns."""
+    captured = payment.captured
     return (
         payment.id,
         payment.status,
@@ -297,19 +415,22 @@ def _row(payment: Payment, lease_until: int) -> tuple[Any, ...]:
         payment.merchant_id,
         payment.amount,
         payment.fee,
-        payment.net_amount,
+        payment.amount - payment.fee,
+        payment.hold_seconds,
+        captured.amount if captured else None,
+        captured.fee if captured else None,
         payment.refunded_amount,
         payment.currency,
         payment.reference,
         payment.description,
         encode(payment.metadata).decode(),
-        None,
-        None,
+        *_failure_row(payment.failure),
         payment.identity,
         payment.request_hash,
         payment.request_id,
         lease_until,
         payment.created_at,
+        payment.settled_at,
         payment.updated_at,
     )
 
@@ -323,15 +444,73 @@ def _payment(row: Row[Any]) -> Payment:
         merchant_id=row.merchant_id,
         amount=row.amount,
         fee=row.fee,
+        hold_seconds=row.hold_seconds,
+        captured=None if row.captured_amount is None else Charge(row.captured_amount, row.captured_fee),
         refunded_amount=row.refunded_amount,
         currency=row.currency,
         reference=row.reference,
         description=row.description,
         metadata=msgspec.json.decode(row.metadata),
-        failure=Failure(Reason[row.failure_reason], row.failure_detail) if row.failure_reason else None,
+        failure=_failure(row),
+        identity=row.identity,
+        request_hash=row.request_hash,
+        request_id=row.request_id,
+        created_at=row.created_at,
+        settled_at=row.settled_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _operation_row(operation: Operation, lease_until: int) -> tuple[Any, ...]:
+    """An operation in the order of the columns."""
+    return (
+        operation.id,
+        operation.payment_id,
+        operation.kind,
+        operation.status,
+        operation.amount,
+        operation.fee,
+        operation.reason,
+        *_failure_row(operation.failure),
+        operation.actor,
+        operation.identity,
+        operation.request_hash,
+        operation.request_id,
+        lease_until,
+        operation.created_at,
+        operation.updated_at,
+    )
+
+
+def _operation(row: Row[Any]) -> Operation:
+    return Operation(
+        id=row.id,
+        payment_id=row.payment_id,
+        kind=Kind(row.kind),
+        status=OperationStatus(row.status),
+        amount=row.amount,
+        fee=row.fee,
+        reason=row.reason,
+        failure=_failure(row),
+        actor=row.actor,
         identity=row.identity,
         request_hash=row.request_hash,
         request_id=row.request_id,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def _failure_row(failure: Failure | None) -> tuple[str | None, str | None, str | None]:
+    """Reason, detail and further members, which hardly any failure has."""
+    if failure is None:
+        return (None, None, None)
+    members = encode(failure.members).decode() if failure.members else None
+    return (failure.reason.code, failure.detail, members)
+
+
+def _failure(row: Row[Any]) -> Failure | None:
+    if row.failure_reason is None:
+        return None
+    members = msgspec.json.decode(row.failure_members) if row.failure_members else {}
+    return Failure(Reason[row.failure_reason], row.failure_detail, members)

@@ -1,10 +1,13 @@
-"""Background work of payment: finishing what a process that died, or gave up waiting, has left PENDING."""
+"""Background work of payment: finishing what a process that died, or gave up waiting, has left PENDING.
+
+The end of a hold that nobody has captured or voided is among it: its expiry was begun with the hold and falls due then.
+"""
 
 import asyncio
 
 import structlog
 
-from ewallet.payment.service import PaymentService
+from ewallet.payment.saga import Saga
 from ewallet.plumbing.telemetry import PAYMENTS_RECOVERED
 
 log = structlog.get_logger()
@@ -17,21 +20,21 @@ AT_ONCE = 64
 
 
 class Recovery:
-    """Carries on from T2 with payments whose lease has run out."""
+    """Carries on from T2 with payments and operations whose lease has run out."""
 
-    def __init__(self, service: PaymentService) -> None:
-        self._service = service
+    def __init__(self, saga: Saga) -> None:
+        self._saga = saga
 
     async def run_once(self) -> int:
-        """Take over some payments and finish them; returns how many were finished."""
-        claimed = await self._service.claim_overdue(AT_ONCE)
-        outcomes = await asyncio.gather(*(self._service.finish(payment) for payment in claimed), return_exceptions=True)
+        """Take over some intents and finish them; returns how many were finished."""
+        claimed = await self._saga.claim_overdue(AT_ONCE)
+        outcomes = await asyncio.gather(*(self._saga.finish(intent) for intent in claimed), return_exceptions=True)
         finished = 0
-        for payment, outcome in zip(claimed, outcomes, strict=True):
+        for intent, outcome in zip(claimed, outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                log.warning("payment.not_recovered", payment=payment.id, error=repr(outcome))
+                log.warning("payment.not_recovered", payment=intent.own.id, error=repr(outcome))
             else:
                 finished += 1
-                PAYMENTS_RECOVERED.labels(outcome.status.value).inc()
-                log.info("payment.recovered", payment=payment.id, status=outcome.status.value)
+                PAYMENTS_RECOVERED.labels(outcome.own.status.value).inc()
+                log.info("payment.recovered", payment=outcome.own.id, status=outcome.own.status.value)
         return finished

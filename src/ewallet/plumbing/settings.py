@@ -23,6 +23,9 @@ SERVICES = ("auth", "wallet", "payment", "notification")
 
 MINIMUM_SECRET_LENGTH = 32
 
+MAXIMUM_HOLD_SECONDS = 366 * 24 * 3600
+"""As long as the wallet would hold money: a year, leap day included."""
+
 
 class SettingsError(Exception):
     """A setting is wrong; the message is one sentence for the person who starts the program."""
@@ -88,6 +91,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "in minor units; days and months are those of UTC, any part may be left out"
         ),
     ] = ""
+    hold_seconds: Annotated[
+        int,
+        Meta(ge=1, le=MAXIMUM_HOLD_SECONDS),
+        described("how long money is held for a payment that is not captured at once"),
+    ] = 7 * 24 * 3600
     request_seconds: Annotated[Seconds, described("time after which the gateway answers 504")] = 10
     auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
     wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""

@@ -40,7 +40,10 @@ QUEUE_DEPTH = Gauge("ewallet_queue_depth", "Items waiting for a transaction.", [
 OUTBOX_DELIVERED = Counter("ewallet_outbox_delivered_total", "Events taken by notification.", ["service"])
 OUTBOX_DEAD = Counter("ewallet_outbox_dead_total", "Events given up and kept in the dead-letter list.", ["service"])
 PAYMENTS = Counter("ewallet_payments_total", "Payments that came to an outcome.", ["status"])
-PAYMENTS_RECOVERED = Counter("ewallet_payments_recovered_total", "Payments finished by recovery.", ["status"])
+OPERATIONS = Counter("ewallet_operations_total", "Captures, voids, expiries and refunds.", ["kind", "status"])
+PAYMENTS_RECOVERED = Counter(
+    "ewallet_payments_recovered_total", "Payments and operations on them finished by recovery.", ["status"]
+)
 WORKER_ERRORS = Counter("ewallet_worker_errors_total", "Rounds of background work that failed.", ["worker"])
 
 request_in_hand: ContextVar[str | None] = ContextVar("request_in_hand", default=None)

@@ -1,7 +1,7 @@
 """What every service answers to every request, whatever its own endpoints are."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Any
 
 import httpx2
@@ -42,6 +42,10 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
     note: str | None = None
 
 
+class Touch(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    note: str | None = None
+
+
 @get("/things", **protected(ANY_USER))
 async def list_things(
     request: Request[Any, Any, Any], limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None, wants: Wants = None
@@ -62,6 +66,11 @@ async def add_thing(
     key: IdempotencyKeyHeader = None,  # noqa: ARG001  # declared for the document, read by idempotency_key
 ) -> dict[str, Any]:
     return {"amount": data.amount, "key": idempotency_key(request)}
+
+
+@post("/things/{thing_id:str}/touch", **public())
+async def touch_thing(thing_id: FromPath[str], data: JSONBody[Touch] = Touch()) -> dict[str, str | None]:  # noqa: B008  # immutable
+    return {"id": thing_id, "note": data.note}
 
 
 @post("/internal/things", **internal())
@@ -89,7 +98,7 @@ async def fail(how: FromPath[str]) -> None:
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
     application = service_application(
         name="things",
-        routes=[list_things, get_thing, add_thing, internal_thing, fail],
+        routes=[list_things, get_thing, add_thing, touch_thing, internal_thing, fail],
         verifier=verifier(),
         internal_secret=INTERNAL_SECRET,
     )
@@ -266,6 +275,33 @@ async def test_a_body_of_another_type_is_refused(client: httpx2.AsyncClient, con
     answer = await client.post("/things", content=b'{"amount": 1}', headers={"Content-Type": content_type})
 
     assert slug(answer) == (415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({}, 201),
+        ({"json": {}}, 201),
+        ({"json": {"note": "gently"}}, 201),
+        ({"json": {"force": 1}}, 422),
+        ({"content": b"{}"}, 415),
+        ({"content": iter([b"{}"])}, 415),
+        ({"content": b"", "headers": {"Content-Type": "application/json"}}, 201),
+    ],
+)
+async def test_who_has_nothing_to_say_may_leave_the_body_out_where_it_has_a_default(
+    client: httpx2.AsyncClient, sent: dict[str, Any], status: int
+) -> None:
+    content = sent.get("content")
+    if content is not None and not isinstance(content, bytes):
+        sent = {"content": _chunks(content)}
+
+    assert (await client.post("/things/7/touch", **sent)).status_code == status
+
+
+async def _chunks(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8"])

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request
 from litestar.connection import ASGIConnection
+from litestar.datastructures import Headers
 from litestar.enums import RequestEncodingType
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import BodyKwarg, HeaderParameter, ParameterKwarg, QueryParameter
@@ -173,11 +174,17 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
     needed = _body_media_type(handler)
     if needed is not None:
         given = headers.get("content-type", "")
-        if given.partition(";")[0].strip().lower() != needed:
+        if given.partition(";")[0].strip().lower() != needed and not _is_rightly_missing(handler, headers):
             raise Refused(Refusal(Reason.UNSUPPORTED_MEDIA_TYPE, f"The body must be sent as Content-Type: {needed}."))
     accept = headers.get("accept")
     if accept is not None and accept != "*/*":
         _check_acceptable(accept, _produced(handler))
+
+
+def _is_rightly_missing(handler: BaseRouteHandler, headers: Headers) -> bool:
+    """Whether there is no body where the handler has a default for it: a request that has nothing more to say."""
+    sent = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    return not sent and handler.parsed_fn_signature.parameters["data"].has_default
 
 
 def _check_query(request: Request[Any, Any, Any], known: Mapping[str, type]) -> None:

@@ -1,4 +1,4 @@
-"""Payments with their history, audit, outbox and leases."""
+"""Payments with their history, the operations on them, audit, outbox and leases."""
 
 from alembic import op
 from sqlalchemy import CheckConstraint, Column, Index, MetaData, UniqueConstraint, insert
@@ -23,6 +23,9 @@ def upgrade() -> None:
         Column("amount", INTEGER, nullable=False),
         Column("fee", INTEGER, nullable=False),
         Column("net_amount", INTEGER, nullable=False),
+        Column("hold_seconds", INTEGER, nullable=True),
+        Column("captured_amount", INTEGER, nullable=True),
+        Column("captured_fee", INTEGER, nullable=True),
         Column("refunded_amount", INTEGER, nullable=False),
         Column("currency", IDENTIFIER, nullable=False),
         Column("reference", SHORT_TEXT, nullable=True),
@@ -30,15 +33,24 @@ def upgrade() -> None:
         Column("metadata", LONG_TEXT, nullable=False),
         Column("failure_reason", IDENTIFIER, nullable=True),
         Column("failure_detail", LONG_TEXT, nullable=True),
+        Column("failure_members", LONG_TEXT, nullable=True),
         Column("identity", SHORT_TEXT, nullable=False),
         Column("request_hash", IDENTIFIER, nullable=False),
         Column("request_id", KEY, nullable=False),
         Column("lease_until", INTEGER, nullable=False),
         Column("created_at", INTEGER, nullable=False),
+        Column("settled_at", INTEGER, nullable=True),
         Column("updated_at", INTEGER, nullable=False),
         CheckConstraint("amount > 0", name="payment_payments_amount"),
         CheckConstraint("fee >= 0 AND net_amount > 0 AND fee + net_amount = amount", name="payment_payments_fee"),
-        CheckConstraint("refunded_amount BETWEEN 0 AND amount", name="payment_payments_refunded"),
+        CheckConstraint(
+            "captured_amount IS NULL"
+            " OR (captured_amount <= amount AND captured_fee >= 0 AND captured_fee < captured_amount)",
+            name="payment_payments_captured",
+        ),
+        CheckConstraint(
+            "refunded_amount BETWEEN 0 AND COALESCE(captured_amount, amount)", name="payment_payments_refunded"
+        ),
         UniqueConstraint("identity", name="payment_payments_identity"),
         Index("payment_payments_by_customer", "customer_id", "id"),
         Index("payment_payments_by_merchant", "merchant_id", "id"),
@@ -53,6 +65,31 @@ def upgrade() -> None:
         Column("at", INTEGER, nullable=False),
         Column("actor", IDENTIFIER, nullable=False),
         Column("reason", IDENTIFIER, nullable=True),
+    )
+    table(
+        "payment_operations",
+        metadata,
+        Column("id", IDENTIFIER, primary_key=True),
+        Column("payment_id", IDENTIFIER, nullable=False),
+        Column("kind", IDENTIFIER, nullable=False),
+        Column("status", IDENTIFIER, nullable=False),
+        Column("amount", INTEGER, nullable=False),
+        Column("fee", INTEGER, nullable=False),
+        Column("reason", LONG_TEXT, nullable=True),
+        Column("failure_reason", IDENTIFIER, nullable=True),
+        Column("failure_detail", LONG_TEXT, nullable=True),
+        Column("failure_members", LONG_TEXT, nullable=True),
+        Column("actor", IDENTIFIER, nullable=False),
+        Column("identity", SHORT_TEXT, nullable=False),
+        Column("request_hash", IDENTIFIER, nullable=False),
+        Column("request_id", KEY, nullable=False),
+        Column("lease_until", INTEGER, nullable=False),
+        Column("created_at", INTEGER, nullable=False),
+        Column("updated_at", INTEGER, nullable=False),
+        CheckConstraint("fee >= 0 AND amount >= fee", name="payment_operations_amount"),
+        UniqueConstraint("identity", name="payment_operations_identity"),
+        Index("payment_operations_by_payment", "payment_id", "kind", "id"),
+        Index("payment_operations_by_lease", "status", "lease_until"),
     )
     table(
         "payment_audit",

@@ -1,0 +1,483 @@
+"""The saga: how a payment, or an operation on one, comes from intent to verdict in three local transactions.
+
+    T1  begin    payment: the intent, PENDING, with the idempotency key
+    T2  move     wallet:  the group of transfers, or the refusal, stored under ids that derive from the intent's
+    T3  settle   payment: the verdict, with history, audit record and event
+
+    intent           T2 asks the wallet for                       and T3 makes the payment
+    payment          net to the merchant, fee to the platform     SUCCESS, or FAILED
+    payment to hold  a hold of the whole amount                   AUTHORIZED, or FAILED; the hold's expiry begins
+    capture          post of the hold, fee to the platform        SUCCESS
+     · refused for good: void of the hold                         VOIDED, the capture FAILED
+    void             void of the hold                             VOIDED
+    expiry           void of the hold, if it is still there       EXPIRED
+    refund           a part from the merchant to the customer     PARTIALLY_REFUNDED or REFUNDED
+
+Only the wallet's stored verdict settles an intent (DESIGN section 5). An unknown outcome leaves it PENDING, and
+recovery goes on from T2 with the same ids. Of several operations on one hold the wallet lets one through; the others
+fail, and the payment goes where the one takes it.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from ewallet.kernel.caller import Caller, Role, platform
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason, Refusal, Refused
+from ewallet.kernel.ids import derived_id
+from ewallet.payment import store
+from ewallet.payment.domain import operations, postings, telling
+from ewallet.payment.domain.operations import Intent, Kind, Operation, Verdict
+from ewallet.payment.domain.payments import Failure, Payment, PaymentStatus, settled
+from ewallet.payment.domain.postings import Group, Leg, Side
+from ewallet.plumbing import failpoints
+from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
+from ewallet.plumbing.batching import Batcher
+from ewallet.plumbing.database import Database
+from ewallet.plumbing.outbox import Event
+from ewallet.plumbing.telemetry import OPERATIONS, PAYMENTS
+from ewallet.wallet.client import WalletClient
+from ewallet.wallet.messages import (
+    GroupOrder,
+    GroupOutcome,
+    GroupPosted,
+    GroupRefused,
+    TransferKind,
+    TransferOrder,
+    fees_account,
+    wallet_account,
+)
+
+log = structlog.get_logger()
+
+REQUEST_SECONDS = 4.0
+"""How long a request waits for its outcome; well within the gateway's own bound, so that the answer is ours."""
+
+LEASE_SECONDS = 5
+"""A request has given up by then, so recovery takes over; a restarted process finishes its payments within 10 s."""
+
+FIRST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 0.5
+"""Between repetitions of a step whose outcome is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """An item of T1, and who asks for it."""
+
+    intent: Intent
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """An item of T3: the verdict on a PENDING intent, and on whose behalf it was asked for."""
+
+    intent: Intent
+    verdict: Verdict
+    caller: Caller
+
+
+Step = Begin | Settle
+
+Ask = Callable[[GroupOrder], Awaitable[GroupOutcome]]
+"""How the wallet is asked in T2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """An intent that this process is carrying out; copies of its request wait for the same outcome."""
+
+    intent: Intent
+    outcome: asyncio.Task[Intent | Refusal]
+
+
+class Saga:
+    """Carries intents out. ``events_added`` is called when there is something to relay."""
+
+    def __init__(
+        self,
+        database: Database,
+        wallet: WalletClient,
+        *,
+        clock: Clock,
+        events_added: Callable[[], None],
+        request_seconds: float,
+    ) -> None:
+        self._database = database
+        self._wallet = wallet
+        self._clock = clock
+        self._events_added = events_added
+        self._request_seconds = request_seconds
+        self._steps: Batcher[Step, Intent] = Batcher(database, self._apply)
+        self._flights: dict[str, Flight] = {}
+
+    # --- a request ------------------------------------------------------------------------------------------------
+
+    async def carry_out(self, intent: Intent, caller: Caller) -> Intent | Refusal:
+        """Carry an intent out, or wait for the copy of it that is under way here; the intent as it is stored then.
+
+        An earlier one is returned where it has the same identity. Refused before anything is stored:
+        ``idempotency-key-reused``, ``request-in-progress``. Refused with ``timeout`` is raised where the outcome is not
+        known in time. The work is a task of its own: a client that goes away does not stop it half-way.
+        """
+        own = intent.own
+        flight = self._flights.get(own.identity)
+        if flight is None:
+            outcome = asyncio.create_task(self._carry_out(intent, caller))
+            flight = self._flights[own.identity] = Flight(intent, outcome)
+            outcome.add_done_callback(lambda _outcome: self._flights.pop(own.identity))
+        elif flight.intent.own.request_hash != own.request_hash:
+            return KEY_REUSED
+        return await asyncio.shield(flight.outcome)
+
+    async def _carry_out(self, intent: Intent, caller: Caller) -> Intent | Refusal:
+        """T1, then T2 and T3 unless the key names an earlier intent or the payment's state forbids this one."""
+        deadline = time.monotonic() + self._request_seconds
+        failpoints.reached("payment.begin.before")
+        stored = await self._begin(Begin(intent, caller), deadline)
+        if stored.own.id != intent.own.id:
+            return outcome_of_copy(stored, intent.own.request_hash)
+        if not stored.own.is_pending:
+            return stored
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                verdict = await self._move(stored, self._wallet.post_group)
+            return await self._settle(Settle(stored, verdict, caller))
+        except (OutcomeUnknown, Overloaded, TimeoutError) as error:
+            log.warning("payment.outcome_unknown", payment=intent.own.id, error=repr(error))
+            raise Refused(_unknown_outcome(intent.payment)) from error
+
+    # --- the steps ------------------------------------------------------------------------------------------------
+
+    async def _begin(self, step: Begin, deadline: float) -> Intent:
+        """T1: write the intent down; the answer is what is stored under its identity."""
+        try:
+            return await self._steps.submit(step, deadline=deadline)
+        except IntegrityError:
+            # Between our look and our write another process used the same key. The second look finds it.
+            return await self._steps.submit(step, deadline=deadline)
+
+    async def _move(self, intent: Intent, ask: Ask) -> Verdict:
+        """T2: the wallet's verdict; the caller sets the time limit. A capture refused for good releases its hold."""
+        payment, operation = intent.payment, intent.operation
+        if operation is not None and (verdict := operations.needless(payment, operation)) is not None:
+            return verdict
+        verdict = await self._ask(ask, intent, postings.group_of(intent))
+        if operation is not None and operations.needs_compensation(operation, verdict):
+            released = await self._ask(ask, intent, postings.releasing(payment, operation))
+            return operations.compensated(verdict, released)
+        return verdict
+
+    async def _ask(self, ask: Ask, intent: Intent, group: Group) -> Verdict:
+        """One group's verdict, asked for until it comes."""
+        order, pauses = _group_order(intent, group), _pauses()
+        while True:
+            try:
+                failpoints.reached("payment.move.before")
+                outcome = await ask(order)
+                failpoints.reached("payment.move.after")
+                return _verdict(outcome)
+            except (OutcomeUnknown, Overloaded) as error:
+                log.debug("payment.wallet_unclear", payment=intent.own.id, error=str(error))
+                await asyncio.sleep(next(pauses))
+
+    async def _settle(self, step: Settle) -> Intent:
+        """T3: write the verdict down; the answer is what is stored, whoever was first."""
+        failpoints.reached("payment.settle.before")
+        stored = await self._steps.submit(step)
+        if stored.operation is None:
+            PAYMENTS.labels(stored.payment.status.value).inc()
+        else:
+            OPERATIONS.labels(stored.operation.kind.value, stored.operation.status.value).inc()
+        self._events_added()
+        return stored
+
+    # --- recovery -------------------------------------------------------------------------------------------------
+
+    async def claim_overdue(self, limit: int) -> list[Intent]:
+        """Take over intents that whoever began them has not finished in time, and holds whose time is over."""
+        now = self._clock()
+        overdue = await self._database.reading(lambda tx: store.overdue(tx, now=now, limit=limit))
+        if not overdue:
+            return []
+        until = _lease_from(now)
+        claimed = await self._database.writing(
+            lambda tx: [intent for intent, lease in overdue if store.claim(tx, intent, lease=lease, until=until)]
+        )
+        failpoints.reached("payment.claim.after")
+        return claimed
+
+    async def finish(self, intent: Intent) -> Intent:
+        """Go on from T2 with the same ids as the request. OutcomeUnknown, Overloaded, TimeoutError: try again later."""
+        async with asyncio.timeout(self._request_seconds):
+            verdict = await self._move(intent, self._wallet.post_group)
+        return await self._settle(Settle(intent, verdict, platform(intent.own.request_id)))
+
+    async def drain(self) -> None:
+        """Wait for what is under way, so that a clean stop leaves nothing to recover."""
+        if self._flights:
+            await asyncio.wait([flight.outcome for flight in self._flights.values()])
+
+    # --- the transactions of T1 and T3, many intents at a time ----------------------------------------------------
+
+    def _apply(self, tx: Connection, steps: Sequence[Step]) -> list[Intent]:
+        now = self._clock()
+        payments = _lock(tx, steps)
+        settled_by_id = _settle(tx, [step for step in steps if isinstance(step, Settle)], payments, now)
+        if settled_by_id:
+            failpoints.reached("payment.settle.written")
+        begun = _begin(tx, [step for step in steps if isinstance(step, Begin)], payments, now)
+        if begun:
+            failpoints.reached("payment.begin.written")
+        begun_in_order = iter(begun)
+        return [
+            next(begun_in_order) if isinstance(step, Begin) else settled_by_id[step.intent.own.id] for step in steps
+        ]
+
+
+def _lock(tx: Connection, steps: Sequence[Step]) -> dict[str, Payment]:
+    """All payments of a batch with operations, locked in one go: in sorted order, and before any is written."""
+    if all(step.intent.operation is None for step in steps):
+        return {}
+    existing = [step.intent for step in steps if step.intent.operation is not None or isinstance(step, Settle)]
+    return store.lock(tx, {intent.payment.id for intent in existing})
+
+
+# --- T1 -----------------------------------------------------------------------------------------------------------
+
+
+def _begin(tx: Connection, steps: Sequence[Begin], payments: Mapping[str, Payment], now: int) -> list[Intent]:
+    """The intents that are stored under the identities of these, in their order."""
+    new = [step.intent.payment for step in steps if step.intent.operation is None]
+    created = iter(store.create(tx, new, lease_until=_lease_from(now)))
+    begun = iter(_begin_operations(tx, steps, payments, now))
+    return [Intent(next(created)) if step.intent.operation is None else next(begun) for step in steps]
+
+
+def _begin_operations(
+    tx: Connection, steps: Sequence[Begin], payments: Mapping[str, Payment], now: int
+) -> list[Intent]:
+    """Check each operation against its locked payment and store it, with an audit record where it is forbidden."""
+    wanted = [(step.intent.operation, step.caller) for step in steps if step.intent.operation is not None]
+    if not wanted:
+        return []
+    found = store.find_operations_by_identity(tx, {operation.identity for operation, _ in wanted})
+    stored = {operation.identity: operation for operation in found}
+    set_aside = store.being_refunded(tx, payments.keys())
+    new: list[Operation] = []
+    forbidden: list[AuditRecord] = []
+    for operation, caller in wanted:
+        if operation.identity in stored:
+            continue
+        payment = payments[operation.payment_id]
+        begun = operations.begun(operation, payment, set_aside.get(payment.id, 0))
+        if begun.is_pending and begun.kind is Kind.REFUND:
+            set_aside[payment.id] = set_aside.get(payment.id, 0) + begun.amount
+        if begun.failure is not None:
+            forbidden.append(_audit_of(Intent(payment, begun), caller))
+        stored[begun.identity] = begun
+        new.append(begun)
+    store.create_operations(tx, [(operation, _lease_from(now)) for operation in new])
+    store.audit.append(tx, now, forbidden)
+    return [Intent(payments[operation.payment_id], stored[operation.identity]) for operation, _ in wanted]
+
+
+def _lease_from(now: int) -> int:
+    return now + LEASE_SECONDS * MICROSECONDS_PER_SECOND
+
+
+# --- T3 -----------------------------------------------------------------------------------------------------------
+
+
+def _settle(tx: Connection, steps: Sequence[Settle], payments: dict[str, Payment], now: int) -> dict[str, Intent]:
+    """The intents as they are stored in the end, by id."""
+    settled_by_id = _settle_payments(tx, [step for step in steps if step.intent.operation is None], now)
+    return settled_by_id | _settle_operations(tx, [step for step in steps if step.intent.operation], payments, now)
+
+
+def _settle_payments(tx: Connection, steps: Sequence[Settle], now: int) -> dict[str, Intent]:
+    """The payments as they are stored in the end, by id: moved by these steps, or found moved already."""
+    step_by_id = {step.intent.payment.id: step for step in steps}
+    after = {key: settled(step.intent.payment, step.verdict.failure, now) for key, step in step_by_id.items()}
+    moved_ids = store.settle(tx, after.values())
+    moved = [(payment, step_by_id[key]) for key, payment in after.items() if key in moved_ids]
+    store.add_history(tx, ((payment, step.caller.subject, payment.failure) for payment, step in moved))
+    store.create_operations(
+        tx,
+        [
+            (operations.expiry_of(payment), operations.hold_ends_at(payment, step.verdict.at))
+            for payment, step in moved
+            if payment.status is PaymentStatus.AUTHORIZED
+        ],
+    )
+    store.audit.append(tx, now, [_audit_of(Intent(payment), step.caller) for payment, step in moved])
+    store.outbox.add(tx, [_event_of(Intent(payment)) for payment, _ in moved])
+    moved_before = store.find(tx, after.keys() - moved_ids)
+    return {payment.id: Intent(payment) for payment in [*after.values(), *moved_before]}
+
+
+def _settle_operations(
+    tx: Connection, steps: Sequence[Settle], payments: dict[str, Payment], now: int
+) -> dict[str, Intent]:
+    """The operations as they are stored in the end, by id; moves their payments, in the dictionary, too."""
+    if not steps:
+        return {}
+    stored = {
+        operation.id: operation for operation in store.find_operations(tx, {step.intent.own.id for step in steps})
+    }
+    concluded: list[tuple[Intent, Caller]] = []
+    moves: list[tuple[Intent, Caller]] = []
+    for step in steps:
+        operation = stored[step.intent.own.id]
+        payment = payments[operation.payment_id]
+        if not operation.is_pending:
+            continue
+        after, operation = operations.concluded(payment, operation, step.verdict, now)
+        payments[after.id], stored[operation.id] = after, operation
+        concluded.append((Intent(after, operation), step.caller))
+        if after is not payment:
+            moves.append(concluded[-1])
+    moved_ids = {intent.payment.id for intent, _ in moves}
+    store.conclude(tx, [payments[key] for key in sorted(moved_ids)], [stored[intent.own.id] for intent, _ in concluded])
+    store.add_history(tx, ((intent.payment, caller.subject, intent.own.failure) for intent, caller in moves))
+    store.audit.append(tx, now, [_audit_of(intent, caller) for intent, caller in concluded])
+    store.outbox.add(tx, [_event_of(intent) for intent, _ in moves])
+    return {operation.id: Intent(payments[operation.payment_id], operation) for operation in stored.values()}
+
+
+def _audit_of(intent: Intent, caller: Caller) -> AuditRecord:
+    payment, operation = intent.payment, intent.operation
+    failure = intent.own.failure
+    detail = {"operation": operation.id} if operation else {}
+    charge = payment.charge
+    return AuditRecord.of(
+        caller,
+        telling.audit_action(payment, operation),
+        payment.id,
+        result=failure.reason.value if failure else SUCCEEDED,
+        **detail,
+        customerId=payment.customer_id,
+        merchantId=payment.merchant_id,
+        amount=operation.amount if operation else charge.amount,
+        fee=operation.fee if operation else charge.fee,
+        currency=payment.currency,
+    )
+
+
+def _event_of(intent: Intent) -> Event:
+    payment = intent.payment
+    name = telling.event_name(payment)
+    return Event(
+        id=derived_id("evt", intent.own.id, name),
+        name=name,
+        ordering_key=payment.id,
+        recipients=telling.recipients(payment),
+        data=telling.event_data(payment, intent.operation),
+        occurred_at=payment.updated_at,
+        request_id=intent.own.request_id,
+    )
+
+
+# --- requests and their copies ------------------------------------------------------------------------------------
+
+KEY_REUSED = Refusal(
+    Reason.IDEMPOTENCY_KEY_REUSED, "This Idempotency-Key belongs to another request: a new request needs a new key."
+)
+_IN_PROGRESS = Refusal(
+    Reason.REQUEST_IN_PROGRESS,
+    "The first request with this key is still being carried out: ask again with the same key.",
+    retry_after_seconds=1,
+)
+
+
+def outcome_of_copy(stored: Intent, request_hash: str) -> Intent | Refusal:
+    """What a later request with the key of a stored intent gets."""
+    if stored.own.request_hash != request_hash:
+        return KEY_REUSED
+    return _IN_PROGRESS if stored.own.is_pending else stored
+
+
+def _unknown_outcome(payment: Payment) -> Refusal:
+    return Refusal(
+        Reason.TIMEOUT,
+        "The outcome is not known yet. It will be within seconds: look at the payment, or repeat with the same key.",
+        members={"transactionId": payment.id},
+        retry_after_seconds=1,
+    )
+
+
+# --- the wallet's words -------------------------------------------------------------------------------------------
+
+
+def _group_order(intent: Intent, group: Group) -> GroupOrder:
+    """The same order however often it is sent: everything in it is stored with the intent."""
+    payment, operation = intent.payment, intent.operation
+    return GroupOrder(
+        id=group.id,
+        transfers=tuple(_transfer_order(payment, leg) for leg in group.legs),
+        transaction_id=payment.id,
+        reference=payment.reference,
+        description=payment.description,
+        spender=payment.customer_id if operation is None else None,
+        actor=payment.customer_id if operation is None else operation.actor,
+        request_id=intent.own.request_id,
+    )
+
+
+def _transfer_order(payment: Payment, leg: Leg) -> TransferOrder:
+    return TransferOrder(
+        id=leg.id,
+        kind=TransferKind(leg.move),
+        debit_account=_account(payment, leg.payer),
+        credit_account=_account(payment, leg.payee),
+        amount=leg.amount,
+        currency=payment.currency,
+        credit_role=Role.MERCHANT if leg.payee is Side.MERCHANT else None,
+        pending_id=leg.finishes,
+        timeout_seconds=leg.hold_seconds,
+    )
+
+
+def _account(payment: Payment, side: Side) -> str:
+    match side:
+        case Side.CUSTOMER:
+            return wallet_account(payment.customer_id, payment.currency)
+        case Side.MERCHANT:
+            return wallet_account(payment.merchant_id, payment.currency)
+        case Side.FEES:
+            return fees_account(payment.currency)
+    assert_never(side)
+
+
+_HOLD_EXPIRED = "pending_transfer_expired"
+"""The wallet's verdict on an order that came after the end of the hold that it names."""
+
+
+def _verdict(outcome: GroupOutcome) -> Verdict:
+    match outcome:
+        case GroupPosted():
+            return Verdict(at=outcome.posted_at)
+        case GroupRefused(reason=Reason.IDEMPOTENCY_KEY_REUSED):
+            # The id is ours alone, so this is no verdict on the intent: the money may have moved. It stays PENDING.
+            raise InvariantBroken(f"the wallet knows another order by our id: {outcome.detail}")
+        case GroupRefused():
+            failure = Failure(outcome.reason, outcome.detail, outcome.members)
+            return Verdict(failure=failure, hold_expired=outcome.verdict == _HOLD_EXPIRED)
+    assert_never(outcome)
+
+
+def _pauses() -> Iterator[float]:
+    """Growing, jittered pauses without end: whoever waits sets the limit."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1)  # noqa: S311  # jitter needs no secrecy
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
