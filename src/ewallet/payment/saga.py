@@ -42,6 +42,7 @@ from ewallet.plumbing import failpoints
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
+from ewallet.plumbing.deadlines import TimeLimit
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.telemetry import OPERATIONS, PAYMENTS
 from ewallet.wallet.client import WalletClient
@@ -117,6 +118,7 @@ class Saga:
         self._clock = clock
         self._events_added = events_added
         self._request_seconds = request_seconds
+        self._limit = TimeLimit(request_seconds)
         self._steps: Batcher[Step, Intent] = Batcher(database, self._apply)
         self._flights: dict[str, Flight] = {}
 
@@ -141,7 +143,7 @@ class Saga:
 
     async def _carry_out(self, intent: Intent, caller: Caller) -> Intent | Refusal:
         """T1, then T2 and T3 unless the key names an earlier intent or the payment's state forbids this one."""
-        deadline = time.monotonic() + self._request_seconds
+        deadline, limit = time.monotonic() + self._request_seconds, self._limit.begin()
         failpoints.reached("payment.begin.before")
         stored = await self._begin(Begin(intent, caller), deadline)
         if stored.own.id != intent.own.id:
@@ -149,7 +151,7 @@ class Saga:
         if not stored.own.is_pending:
             return stored
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            with limit:
                 verdict = await self._move(stored, self._wallet.post_group)
             return await self._settle(Settle(stored, verdict, caller))
         except (OutcomeUnknown, Overloaded, TimeoutError) as error:
@@ -218,7 +220,7 @@ class Saga:
 
     async def finish(self, intent: Intent) -> Intent:
         """Go on from T2 with the same ids as the request. OutcomeUnknown, Overloaded, TimeoutError: try again later."""
-        async with asyncio.timeout(self._request_seconds):
+        with self._limit.begin():
             verdict = await self._move(intent, self._wallet.post_group)
         return await self._settle(Settle(intent, verdict, platform(intent.own.request_id)))
 

@@ -19,7 +19,7 @@ class TimeLimit:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> "Deadline":
-        """The time runs from here; it is enforced in a block ``with`` the deadline, now or later."""
+        """The time runs from here; it is enforced in a block ``with`` the deadline, now or later, or never."""
         loop = asyncio.get_running_loop()
         deadline = Deadline(self._running, loop.time() + self._seconds)
         self._running[deadline] = None
