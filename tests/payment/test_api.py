@@ -353,6 +353,7 @@ async def test_an_administrator_reads_who_did_what(client: httpx2.AsyncClient) -
     assert by_request["items"] == whole["items"][1:]
     [record] = by_request["items"]
     assert len(record.pop("hash")) == 64
+    assert len(record["detail"].pop("line")) == 32
     assert record == {
         "sequence": 1,
         "at": payment["updatedAt"],
@@ -361,7 +362,14 @@ async def test_an_administrator_reads_who_did_what(client: httpx2.AsyncClient) -
         "subject": payment["transactionId"],
         "requestId": "req-17",
         "result": "ok",
-        "detail": {"customerId": CUSTOMER, "merchantId": MERCHANT, "amount": 1250, "fee": 25, "currency": "USD"},
+        "detail": {
+            "version": 2,
+            "customerId": CUSTOMER,
+            "merchantId": MERCHANT,
+            "amount": 1250,
+            "fee": 25,
+            "currency": "USD",
+        },
     }
 
 

@@ -505,7 +505,7 @@ async def test_verify_names_a_changed_payment(database: Database, service: Payme
 
     database.transact(lambda tx: tx.execute(store.payments.update().values(status="FAILED")))
 
-    assert service.verify() == [f"payment {payment.transaction_id} is FAILED, but its history says otherwise"]
+    assert service.verify() == [f"payment {payment.transaction_id} is not what its history tells of it"]
 
 
 @ON_SQLITE

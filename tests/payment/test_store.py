@@ -308,20 +308,6 @@ def test_lists_are_newest_first_by_side_by_state_and_by_time(database: Database)
     assert page(database, before=new.id, merchant_id=MERCHANT, until=NOW + 10_400) == [old]
 
 
-def test_faults_name_a_payment_that_its_history_contradicts(database: Database) -> None:
-    right, wrong = payment(), payment()
-    create(database, right, wrong)
-    assert database.read(lambda tx: store.faults(tx, limit=9)) == []
-
-    database.transact(
-        lambda tx: tx.execute(update(store.payments).where(store.payments.c.id == wrong.id).values(status="SUCCESS"))
-    )
-
-    assert database.read(lambda tx: store.faults(tx, limit=9)) == [
-        f"payment {wrong.id} is SUCCESS, but its history says otherwise"
-    ]
-
-
 def test_no_statement_reads_the_whole_table(sqlite_url: str) -> None:
     """Each must find its rows by an index, however many payments there are."""
     statements: list[tuple[str, Any]] = []

@@ -1,7 +1,7 @@
 """Changing a SQLite file by hand, as somebody could who has the file and a shell."""
 
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,16 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    MetaData,
     Table,
     UniqueConstraint,
     and_,
     create_engine,
-    make_url,
 )
 
 from ewallet.plumbing.database import Database, open_database
 from ewallet.plumbing.verifying import Seen
 
 Faults = Callable[[Connection, Seen], Iterator[str]]
-
-
-def tables_of(metadata: MetaData, *, without: Collection[str]) -> list[Table]:
-    """A service's tables but some; a table that is added later is among them."""
-    return [table for table in metadata.sorted_tables if table.name not in without]
 
 
 class Tampered:
@@ -88,11 +81,6 @@ class Tampered:
 def found(database: Database, find: Faults) -> str:
     """What is found wrong in a database, a line each."""
     return "\n".join(database.snapshot(lambda tx: list(find(tx, lambda _count: None))))
-
-
-def path_of(url: str) -> Path:
-    """The file of a SQLite database."""
-    return Path(make_url(url).database or "")
 
 
 def other_value(value: Any, column: Column[Any]) -> Any:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Table
 
 import ewallet.auth.store as auth
 import ewallet.payment.store as payment
+import ewallet.payment.verify
 import ewallet.wallet.store as wallet
 import ewallet.wallet.verify
 from ewallet.cli.databases import opened
@@ -29,12 +30,6 @@ class Books:
     faults: Callable[[Connection, Seen], Iterator[str]]
 
 
-def _payment_faults(tx: Connection, seen: Seen) -> Iterator[str]:
-    if fault := payment.audit.first_fault(tx, seen):
-        yield fault
-    yield from payment.faults(tx, limit=FAULTS_NAMED)
-
-
 def _auth_faults(tx: Connection, seen: Seen) -> Iterator[str]:
     if fault := auth.audit.first_fault(tx, seen):
         yield fault
@@ -50,9 +45,13 @@ BOOKS = (
     ),
     Books(
         "payment",
-        "every payment agrees with its history, net and fee make up the amount, the audit chain is whole",
-        ((payment.payments, "payments"), (payment.audit.records, "audit records")),
-        _payment_faults,
+        "every payment and every operation on one is as it was written, the audit chain is whole",
+        (
+            (payment.payments, "payments"),
+            (payment.operations, "operations"),
+            (payment.audit.records, "audit records"),
+        ),
+        ewallet.payment.verify.faults,
     ),
     Books(
         "auth",

@@ -23,7 +23,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 from sqlalchemy import Connection
@@ -285,10 +285,12 @@ def _begin_operations(
         if begun.is_pending and begun.kind is Kind.REFUND:
             set_aside[payment.id] = set_aside.get(payment.id, 0) + begun.amount
         if begun.failure is not None:
-            forbidden.append(_audit_of(Intent(payment, begun), caller))
+            forbidden.append(_audit_of(Intent(payment, begun), caller, line=None))
         stored[begun.identity] = begun
         new.append(begun)
-    store.create_operations(tx, [(operation, _lease_from(now)) for operation in new])
+    store.create_operations(
+        tx, [(operation, _lease_from(now) if operation.is_pending else store.NO_LEASE) for operation in new]
+    )
     store.audit.append(tx, now, forbidden)
     return [Intent(payments[operation.payment_id], stored[operation.identity]) for operation, _ in wanted]
 
@@ -312,7 +314,7 @@ def _settle_payments(tx: Connection, steps: Sequence[Settle], now: int) -> dict[
     after = {key: settled(step.intent.payment, step.verdict.failure, now) for key, step in step_by_id.items()}
     moved_ids = store.settle(tx, after.values())
     moved = [(payment, step_by_id[key]) for key, payment in after.items() if key in moved_ids]
-    store.add_history(tx, ((payment, step.caller.subject, payment.failure) for payment, step in moved))
+    lines = store.add_history(tx, ((payment, step.caller.subject, payment.failure) for payment, step in moved))
     store.create_operations(
         tx,
         [
@@ -321,7 +323,10 @@ def _settle_payments(tx: Connection, steps: Sequence[Settle], now: int) -> dict[
             if payment.status is PaymentStatus.AUTHORIZED
         ],
     )
-    store.audit.append(tx, now, [_audit_of(Intent(payment), step.caller) for payment, step in moved])
+    records = [
+        _audit_of(Intent(payment), step.caller, line=line) for (payment, step), line in zip(moved, lines, strict=True)
+    ]
+    store.audit.append(tx, now, records)
     store.outbox.add(tx, [_event_of(Intent(payment)) for payment, _ in moved])
     moved_before = store.find(tx, after.keys() - moved_ids)
     return {payment.id: Intent(payment) for payment in [*after.values(), *moved_before]}
@@ -350,17 +355,25 @@ def _settle_operations(
             moves.append(concluded[-1])
     moved_ids = {intent.payment.id for intent, _ in moves}
     store.conclude(tx, [payments[key] for key in sorted(moved_ids)], [stored[intent.own.id] for intent, _ in concluded])
-    store.add_history(tx, ((intent.payment, caller.subject, intent.own.failure) for intent, caller in moves))
-    store.audit.append(tx, now, [_audit_of(intent, caller) for intent, caller in concluded])
+    lines = store.add_history(tx, ((intent.payment, caller.subject, intent.own.failure) for intent, caller in moves))
+    line_by_id = {intent.own.id: line for (intent, _), line in zip(moves, lines, strict=True)}
+    records = [_audit_of(intent, caller, line=line_by_id.get(intent.own.id)) for intent, caller in concluded]
+    store.audit.append(tx, now, records)
     store.outbox.add(tx, [_event_of(intent) for intent, _ in moves])
     return {operation.id: Intent(payments[operation.payment_id], operation) for operation in stored.values()}
 
 
-def _audit_of(intent: Intent, caller: Caller) -> AuditRecord:
+def _audit_of(intent: Intent, caller: Caller, *, line: str | None) -> AuditRecord:
+    """What was done; ``line`` is the digest of the history's line, where the payment was moved.
+
+    The digests let the audit vouch for payments and operations, see ``verify.py``.
+    """
     payment, operation = intent.payment, intent.operation
     failure = intent.own.failure
-    detail = {"operation": operation.id} if operation else {}
     charge = payment.charge
+    detail: dict[str, Any] = {} if line is None else {"version": payment.version, "line": line}
+    if operation is not None:
+        detail |= {"operation": operation.id, "seal": store.operation_seal(operation)}
     return AuditRecord.of(
         caller,
         telling.audit_action(payment, operation),

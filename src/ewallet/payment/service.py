@@ -14,7 +14,7 @@ from ewallet.kernel.clock import Clock, rfc3339
 from ewallet.kernel.errors import Refusal, invalid, not_found
 from ewallet.kernel.ids import ID_PATTERN, is_id, new_id
 from ewallet.kernel.money import Money, is_currency
-from ewallet.payment import messages, store
+from ewallet.payment import messages, store, verify
 from ewallet.payment.domain import payments, telling
 from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.domain.operations import ALL_THAT_IS_LEFT, Intent, Kind, Operation
@@ -23,9 +23,6 @@ from ewallet.payment.saga import REQUEST_SECONDS, Saga, outcome_of_copy
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.wallet.client import WalletClient
-
-FAULTS_NAMED = 100
-"""``verify`` names no more faults of one kind than a person would read."""
 
 IdPosition = tuple[Annotated[str, Meta(pattern=ID_PATTERN)]]
 """Where a page of payments or refunds ends: an id."""
@@ -292,15 +289,10 @@ class PaymentService:
 
         Reads everything: for the command line, not for requests.
         """
-        return self._database.snapshot(_faults)
+        return self._database.snapshot(lambda tx: list(verify.faults(tx)))
 
 
 _NO_SUCH_PAYMENT = not_found("payment")
-
-
-def _faults(tx: Connection) -> list[str]:
-    audit_fault = store.audit.first_fault(tx)
-    return [*([audit_fault] if audit_fault else []), *store.faults(tx, limit=FAULTS_NAMED)]
 
 
 # --- rendering ----------------------------------------------------------------------------------------------------

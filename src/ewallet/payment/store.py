@@ -19,9 +19,7 @@ from sqlalchemy import (
     Select,
     Table,
     UniqueConstraint,
-    and_,
     func,
-    or_,
     select,
     update,
 )
@@ -37,6 +35,7 @@ from ewallet.plumbing.json import encode
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.outbox import Outbox
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
+from ewallet.plumbing.verifying import digest
 
 metadata = MetaData()
 
@@ -102,6 +101,8 @@ history = table(
     Column("at", INTEGER, nullable=False),
     Column("actor", IDENTIFIER, nullable=False),
     Column("reason", IDENTIFIER, nullable=True),
+    # Of the payment as it was then, all columns of it.
+    Column("digest", IDENTIFIER, nullable=False),
 )
 
 operations = table(
@@ -126,6 +127,8 @@ operations = table(
     Column("lease_until", INTEGER, nullable=False),
     Column("created_at", INTEGER, nullable=False),
     Column("updated_at", INTEGER, nullable=False),
+    # Of the other columns but the lease.
+    Column("seal", IDENTIFIER, nullable=False),
     CheckConstraint("fee >= 0 AND amount >= fee", name="payment_operations_amount"),
     UniqueConstraint("identity", name="payment_operations_identity"),
     # How the refunds of a payment are listed, and what they have set aside is summed up.
@@ -136,6 +139,9 @@ operations = table(
 audit = AuditLog(metadata, "payment")
 outbox = Outbox(metadata, "payment")
 leases = Leases(metadata, "payment")
+
+NO_LEASE = 0
+"""The lease of what is finished, and in digests: whoever takes a lease has nothing else of the row to write."""
 
 _columns = payments.c
 _operations = operations.c
@@ -186,7 +192,7 @@ def _verdict_of(payment: Payment) -> tuple[str, ...]:
 
 _SETTLE = (
     "UPDATE payment_payments SET status = ?, version = version + 1, failure_reason = ?, failure_detail = ?,"
-    " failure_members = ?, settled_at = ?, updated_at = ? WHERE status = ? AND id IN "
+    " failure_members = ?, lease_until = 0, settled_at = ?, updated_at = ? WHERE status = ? AND id IN "
 )
 
 
@@ -207,8 +213,11 @@ def _move(tx: Connection, group: Sequence[Payment]) -> set[str]:
     )
 
 
-def add_history(tx: Connection, moves: Iterable[tuple[Payment, str, Failure | None]]) -> None:
-    """Write down the states that payments have come to, each with who brought it there and what failed on the way."""
+def add_history(tx: Connection, moves: Iterable[tuple[Payment, str, Failure | None]]) -> list[str]:
+    """Write down the states that payments have come to, each with who brought it there and what failed on the way.
+
+    Returns a digest of each line for the audit, which so vouches for the payment, too.
+    """
     rows = [
         (
             payment.id,
@@ -217,10 +226,12 @@ def add_history(tx: Connection, moves: Iterable[tuple[Payment, str, Failure | No
             payment.updated_at,
             actor,
             failure.reason.code if failure else None,
+            digest(_row(payment, NO_LEASE)),
         )
         for payment, actor, failure in moves
     ]
     insert_rows(tx, history, rows)
+    return [digest(row) for row in rows]
 
 
 # --- operations ---------------------------------------------------------------------------------------------------
@@ -253,13 +264,21 @@ def being_refunded(tx: Connection, payment_ids: Collection[str]) -> dict[str, in
 
 def conclude(tx: Connection, moved: Sequence[Payment], concluded: Sequence[Operation]) -> None:
     """Write what has become of operations and of their payments, which the transaction has locked."""
-    # The leases would only be written with new rows, and these are there.
-    upsert_rows(tx, payments, [_row(payment, 0) for payment in moved], update=_MOVED_COLUMNS)
-    upsert_rows(tx, operations, [_operation_row(operation, 0) for operation in concluded], update=_CONCLUDED_COLUMNS)
+    upsert_rows(tx, payments, [_row(payment, NO_LEASE) for payment in moved], update=_MOVED_COLUMNS)
+    rows = [_operation_row(operation, NO_LEASE) for operation in concluded]
+    upsert_rows(tx, operations, rows, update=_CONCLUDED_COLUMNS)
 
 
 _MOVED_COLUMNS = ("status", "version", "captured_amount", "captured_fee", "refunded_amount", "updated_at")
-_CONCLUDED_COLUMNS = ("status", "failure_reason", "failure_detail", "failure_members", "updated_at")
+_CONCLUDED_COLUMNS = (
+    "status",
+    "failure_reason",
+    "failure_detail",
+    "failure_members",
+    "lease_until",
+    "updated_at",
+    "seal",
+)
 
 
 def find_operations(tx: Connection, ids: Collection[str]) -> list[Operation]:
@@ -382,25 +401,6 @@ def history_of(tx: Connection, payment_id: str) -> Sequence[Row[Any]]:
     return tx.execute(select(history).where(history.c.payment_id == payment_id).order_by(history.c.number)).all()
 
 
-# --- verifying ----------------------------------------------------------------------------------------------------
-
-
-def faults(tx: Connection, *, limit: int) -> list[str]:
-    """Sentences that name payments whose row contradicts itself or its history."""
-    last = and_(history.c.payment_id == _columns.id, history.c.number == _columns.version)
-    unhistoric = (
-        select(_columns.id, _columns.status)
-        .select_from(payments.outerjoin(history, last))
-        .where(or_(history.c.status.is_(None), history.c.status != _columns.status))
-        .limit(limit)
-    )
-    unbalanced = select(_columns.id).where(_columns.fee + _columns.net_amount != _columns.amount).limit(limit)
-    return [
-        *(f"payment {row.id} is {row.status}, but its history says otherwise" for row in tx.execute(unhistoric)),
-        *(f"payment {row.id}: fee and net amount do not make up the amount" for row in tx.execute(unbalanced)),
-    ]
-
-
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
@@ -463,6 +463,15 @@ def _payment(row: Row[Any]) -> Payment:
 
 def _operation_row(operation: Operation, lease_until: int) -> tuple[Any, ...]:
     """An operation in the order of the columns."""
+    return (*_operation_values(operation, lease_until), operation_seal(operation))
+
+
+def operation_seal(operation: Operation) -> str:
+    """The seal of an operation, which the audit has of one that has come to its verdict."""
+    return digest(_operation_values(operation, NO_LEASE))
+
+
+def _operation_values(operation: Operation, lease_until: int) -> tuple[Any, ...]:
     return (
         operation.id,
         operation.payment_id,

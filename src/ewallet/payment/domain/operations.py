@@ -125,7 +125,7 @@ def _forbidden(operation: Operation, detail: str) -> Operation:
 
 def expiry_of(payment: Payment) -> Operation:
     """What ends the payment's hold when nobody else has; begun together with the hold itself."""
-    expiry_id = derived_id(Kind.EXPIRY.prefix, payment.id, "expiry")
+    expiry_id = expiry_id_of(payment.id)
     return Operation(
         id=expiry_id,
         payment_id=payment.id,
@@ -138,6 +138,11 @@ def expiry_of(payment: Payment) -> Operation:
         created_at=payment.updated_at,
         updated_at=payment.updated_at,
     )
+
+
+def expiry_id_of(payment_id: str) -> str:
+    """The id of a hold's expiry: a payment has one hold at most."""
+    return derived_id(Kind.EXPIRY.prefix, payment_id, "expiry")
 
 
 def hold_ends_at(payment: Payment, held_at: int) -> int:

@@ -65,6 +65,7 @@ def upgrade() -> None:
         Column("at", INTEGER, nullable=False),
         Column("actor", IDENTIFIER, nullable=False),
         Column("reason", IDENTIFIER, nullable=True),
+        Column("digest", IDENTIFIER, nullable=False),
     )
     table(
         "payment_operations",
@@ -86,6 +87,7 @@ def upgrade() -> None:
         Column("lease_until", INTEGER, nullable=False),
         Column("created_at", INTEGER, nullable=False),
         Column("updated_at", INTEGER, nullable=False),
+        Column("seal", IDENTIFIER, nullable=False),
         CheckConstraint("fee >= 0 AND amount >= fee", name="payment_operations_amount"),
         UniqueConstraint("identity", name="payment_operations_identity"),
         Index("payment_operations_by_payment", "payment_id", "kind", "id"),

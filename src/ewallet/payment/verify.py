@@ -1,0 +1,195 @@
+"""Whether payment's books are in order: every payment, every line of its history and every operation as it was written.
+
+A line of the history has a digest of the payment as it was then, and the audit's record of that step a digest of the
+line. So the audit's hash chain vouches for every payment that has come to a verdict, and the history for the others.
+Operations are sealed, and the audit has the seals of those that have come to theirs. A lease that runs is vouched for
+by nobody: it saves work and guards nothing.
+
+Whether the wallet has moved what payments say is another question, see ``reconcile``.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, Table, func, select
+
+from ewallet.payment.domain.operations import OperationStatus, expiry_id_of
+from ewallet.payment.domain.payments import PaymentStatus
+from ewallet.payment.store import NO_LEASE, audit, history, operations, payments
+from ewallet.plumbing import statements
+from ewallet.plumbing.verifying import AT_ONCE, Seen, count, digest, pages
+
+_BEGUN: Mapping[str, Any] = {
+    "status": PaymentStatus.PENDING,
+    "version": 1,
+    "captured_amount": None,
+    "captured_fee": None,
+    "refunded_amount": 0,
+    "failure_reason": None,
+    "failure_detail": None,
+    "failure_members": None,
+    "lease_until": NO_LEASE,
+    "settled_at": None,
+}
+"""What every payment had in these columns when it was begun. Others never change, but the time of the last change."""
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+Line = tuple[Any, ...]
+"""A row of the history, in the order of the columns."""
+
+
+def faults(tx: Connection, seen: Seen = lambda _count: None) -> Iterator[str]:
+    """A sentence for each fault, which names the wrong record. ``tx`` must see one snapshot."""
+    broken = audit.first_fault(tx, seen)
+    if broken is None:
+        yield from _deed_faults(tx, seen)
+    else:
+        yield broken  # Only a whole audit can vouch for other rows.
+    yield from _payment_faults(tx, seen)
+    yield from _operation_faults(tx, seen)
+
+
+# --- what the audit tells -----------------------------------------------------------------------------------------
+
+
+def _deed_faults(tx: Connection, seen: Seen) -> Iterator[str]:
+    """Compare the history and the operations that have come to their verdict with the audit."""
+    told_lines = told_operations = 0
+    for page in pages(tx, audit.records, seen):
+        deeds = [(row, _decode(row.detail)) for row in page]
+        moves = {(row.subject, detail["version"]): (row, detail["line"]) for row, detail in deeds if "line" in detail}
+        concluded = {detail["operation"]: (row, detail["seal"]) for row, detail in deeds if "operation" in detail}
+        yield from _line_faults(tx, moves)
+        yield from _seal_faults(tx, concluded)
+        told_lines += len(moves)
+        told_operations += len(concluded)
+    # The first line of a payment tells of its beginning, which is no deed yet.
+    if told_lines != count(tx, history) - count(tx, payments) or told_operations != _concluded_operations(tx):
+        yield from _untold(tx, seen)
+
+
+def _line_faults(tx: Connection, moves: Mapping[tuple[str, int], tuple[Row[Any], str]]) -> Iterator[str]:
+    lines = {row[:2]: row for row in statements.rows_in(tx, history, "payment_id", {each for each, _ in moves})}
+    for (payment_id, number), (record, written) in moves.items():
+        line = lines.get((payment_id, number))
+        if line is None:
+            yield f"{_named(payment_id, number)} is missing: audit record {record.sequence} tells of it"
+        elif digest(line) != written:
+            yield f"{_named(payment_id, number)} is not what audit record {record.sequence} tells"
+
+
+def _named(payment_id: str, number: int) -> str:
+    return f"line {number} of the history of payment {payment_id}"
+
+
+def _seal_faults(tx: Connection, concluded: Mapping[str, tuple[Row[Any], str]]) -> Iterator[str]:
+    seals = dict(statements.rows_in(tx, operations, "id", concluded, columns=("id", "seal")))
+    for operation_id, (record, seal) in concluded.items():
+        if operation_id not in seals:
+            yield f"operation {operation_id} is missing: audit record {record.sequence} tells of it"
+        elif seals[operation_id] != seal:
+            yield f"operation {operation_id} is not what audit record {record.sequence} tells"
+
+
+def _concluded_operations(tx: Connection) -> int:
+    concluded = operations.c.status != OperationStatus.PENDING
+    return tx.scalar(select(func.count()).select_from(operations).where(concluded)) or 0
+
+
+def _untold(tx: Connection, seen: Seen) -> Iterator[str]:
+    """Name what no audit record tells of. There is some, so this once the names of all that is told are kept."""
+    details = [(row.subject, _decode(row.detail)) for page in pages(tx, audit.records, seen) for row in page]
+    told_lines = {(payment_id, detail.get("version")) for payment_id, detail in details}
+    told_operations = {detail.get("operation") for _, detail in details}
+    for page in pages(tx, payments, seen):
+        for payment_id, lines in _lines_by_payment(tx, page).items():
+            for _, number, *_rest in lines:
+                if number > 1 and (payment_id, number) not in told_lines:
+                    yield f"{_named(payment_id, number)} was inserted: the audit does not tell of it"
+    for page in pages(tx, operations, seen):
+        for row in page:
+            if row.status != OperationStatus.PENDING and row.id not in told_operations:
+                yield f"operation {row.id} was inserted: the audit does not tell of it"
+
+
+# --- payments and their history -----------------------------------------------------------------------------------
+
+
+def _payment_faults(tx: Connection, seen: Seen) -> Iterator[str]:
+    """Compare every payment with its history, and the other way round."""
+    for page in pages(tx, payments, seen):
+        lines_by_payment = _lines_by_payment(tx, page)
+        for row in page:
+            yield from _history_faults(row, lines_by_payment[row.id])
+        yield from _expiry_faults(tx, page)
+    missing = (
+        select(history.c.payment_id)
+        .outerjoin(payments, payments.c.id == history.c.payment_id)
+        .where(payments.c.id.is_(None))
+        .distinct()
+        .limit(AT_ONCE)
+    )
+    for payment_id in tx.scalars(missing):
+        yield f"payment {payment_id} is missing: its history is there"
+
+
+def _lines_by_payment(tx: Connection, page: Sequence[Row[Any]]) -> Mapping[str, list[Line]]:
+    """The history of some payments, in order."""
+    lines: dict[str, list[Line]] = defaultdict(list)
+    for line in sorted(statements.rows_in(tx, history, "payment_id", [row.id for row in page])):
+        lines[line[0]].append(line)
+    return lines
+
+
+def _history_faults(row: Row[Any], lines: Sequence[Line]) -> Iterator[str]:
+    if [number for _, number, *_rest in lines] != list(range(1, row.version + 1)):
+        yield f"payment {row.id} has version {row.version}, but its history has {len(lines)} lines"
+        return
+    now = _without_lease(payments, row)
+    begun = {**now, **_BEGUN, "updated_at": row.created_at}
+    _, _, *first = lines[0]
+    _, _, status, at, _actor, _reason, written = lines[-1]
+    if first != [PaymentStatus.PENDING, row.created_at, row.customer_id, None, digest([*begun.values()])]:
+        yield f"payment {row.id} was not begun as it is, or the first line of its history was changed"
+    if (status, at, written) != (row.status, row.updated_at, digest([*now.values()])):
+        yield f"payment {row.id} is not what its history tells of it"
+    if row.status != PaymentStatus.PENDING and row.lease_until != NO_LEASE:
+        yield f"payment {row.id} has a lease, but nothing is left to do"
+
+
+def _without_lease(table: Table, row: Row[Any]) -> dict[str, Any]:
+    """A row's values by their columns, as digests have them."""
+    return dict(zip(table.columns.keys(), row, strict=True)) | {"lease_until": NO_LEASE}
+
+
+def _expiry_faults(tx: Connection, page: Sequence[Row[Any]]) -> Iterator[str]:
+    """Every hold that was made has an expiry, which ends it when nobody else does."""
+    held = {
+        expiry_id_of(row.id): row.id
+        for row in page
+        if row.hold_seconds is not None and row.settled_at is not None and row.failure_reason is None
+    }
+    found = {row[0] for row in statements.rows_in(tx, operations, "id", held, columns=("id",))}
+    for expiry_id in sorted(held.keys() - found):
+        yield f"operation {expiry_id} is missing: the hold of payment {held[expiry_id]} must have an end"
+
+
+# --- operations ---------------------------------------------------------------------------------------------------
+
+
+def _operation_faults(tx: Connection, seen: Seen) -> Iterator[str]:
+    """Compare every operation with its seal, and look for its payment."""
+    for page in pages(tx, operations, seen):
+        ids = {row.payment_id for row in page}
+        known = {row[0] for row in statements.rows_in(tx, payments, "id", ids, columns=("id",))}
+        for row in page:
+            *values, seal = _without_lease(operations, row).values()
+            if digest(values) != seal:
+                yield f"operation {row.id} is not what was written"
+            if row.payment_id not in known:
+                yield f"operation {row.id} belongs to payment {row.payment_id}, which is missing"
+            if row.status != OperationStatus.PENDING and row.lease_until != NO_LEASE:
+                yield f"operation {row.id} has a lease, but nothing is left to do"
