@@ -41,6 +41,15 @@ test: $(DEV_INSTALLED) mariadb curl compiler check ## Run every check and every 
 bench: $(RUN_INSTALLED) wrk ## Measure payments per second beside two ceilings
 	@$(BIN)/python -m bench
 
+# make chaos-power CUTS=300 SEED=1
+CUTS := 2000
+
+.PHONY: chaos-power
+chaos-power: SEED := $(or $(SEED),$(shell date +%s))
+chaos-power: $(DEV_INSTALLED) compiler ## Cut the power CUTS times while people pay, and look at what the disk kept
+	@echo "CUTS=$(CUTS) SEED=$(SEED)"
+	@CUTS=$(CUTS) SEED=$(SEED) $(BIN)/python -m pytest --quiet --numprocesses auto tests/power/test_power_cuts.py
+
 .PHONY: mutants
 mutants: $(DEV_INSTALLED) ## Break the money core in a thousand small ways; the tests must notice nine in ten
 	tools/mutants
