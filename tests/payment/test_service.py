@@ -11,7 +11,7 @@ from ewallet.payment import messages, store
 from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.service import Answered, PaymentService
 from ewallet.payment.worker import Recovery
-from ewallet.plumbing.database import Database
+from ewallet.plumbing.database import Database, StorageUnavailable
 from ewallet.plumbing.outbox import Event
 from ewallet.wallet.messages import GroupOrder, GroupOutcome
 from tests.support.payment import (
@@ -33,12 +33,14 @@ from tests.support.payment import (
     paid,
     pay,
     payment_database,
+    payment_of,
     payment_service,
     refused,
     reply_lost,
     request_lost,
     states,
 )
+from tests.support.plumbing import set_pragma
 
 FUNDS = 10_000
 
@@ -355,6 +357,35 @@ async def left_behind(database: Database, wallet: MemoryWallet, clock: HandClock
     wallet.orders.clear()
     clock.forward(seconds=LEASE_AND_A_BIT)
     return str(raised.value.refusal.members["transactionId"])
+
+
+@ON_SQLITE
+async def test_a_disk_that_is_full_when_the_money_has_moved_delays_the_verdict_until_there_is_room(
+    database: Database, wallet: MemoryWallet
+) -> None:
+    clock = HandClock()
+    service = payment_service(database, wallet, clock=clock)
+
+    def fill_the_disk(wallet: MemoryWallet, order: GroupOrder) -> GroupOutcome:
+        set_pragma(database, "query_only = ON")
+        return wallet.apply(order)
+
+    wallet.faults = [fill_the_disk]
+    with pytest.raises(Refused) as raised:
+        await service.initiate(caller(), order(), "key")
+    clock.forward(seconds=LEASE_AND_A_BIT)
+    with pytest.raises(StorageUnavailable):
+        await Recovery(service.saga).run_once()
+    [payment] = await all_payments(service)
+    set_pragma(database, "query_only = OFF")
+
+    assert await Recovery(service.saga).run_once() == 1
+
+    assert raised.value.refusal.reason is Reason.STORAGE_UNAVAILABLE
+    assert raised.value.refusal.members == {"transactionId": payment.transaction_id}
+    assert payment.status == "PENDING"
+    assert (wallet.balance(CUSTOMER), wallet.groups_posted) == (FUNDS - 1000, 1)
+    assert payment_of(await pay(service, order(), "key")).status == "SUCCESS"
 
 
 @pytest.mark.parametrize("money_moved", [False, True])

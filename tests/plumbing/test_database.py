@@ -27,7 +27,7 @@ from ewallet.plumbing.database import (
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, insert_rows, table, version_table
 from tests.conftest import Backend
 from tests.servers.mariadb import MariaDB
-from tests.support.plumbing import make_tables, opened
+from tests.support.plumbing import make_tables, opened, set_pragma
 
 metadata = MetaData()
 counters = table(
@@ -402,13 +402,6 @@ async def test_the_event_loop_goes_on_while_the_database_works(database: Databas
 
 async def test_a_ping_is_answered_by_a_database_that_is_there(database: Database) -> None:
     await database.ping()
-
-
-def set_pragma(database: Database, pragma: str) -> None:
-    """Outside any transaction, of the writer's connection."""
-    connection = database._writer.raw_connection()
-    connection.cursor().execute(f"PRAGMA {pragma}")
-    connection.close()
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])

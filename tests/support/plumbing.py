@@ -41,6 +41,13 @@ def before_each_statement(database: Database, call: Callable[[str, Sequence[Any]
         yield
 
 
+def set_pragma(database: Database, pragma: str) -> None:
+    """Set a pragma of the writer's connection, outside any transaction: `query_only = ON` is a read-only disk to it."""
+    connection = database._writer.raw_connection()
+    connection.cursor().execute(f"PRAGMA {pragma}")
+    connection.close()
+
+
 class ManualClock:
     """A clock that the test moves, in microseconds."""
 

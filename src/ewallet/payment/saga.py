@@ -41,7 +41,7 @@ from ewallet.payment.domain.postings import Group, Leg, Side
 from ewallet.plumbing import failpoints
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
-from ewallet.plumbing.database import Database
+from ewallet.plumbing.database import STORAGE_RETRY_AFTER_SECONDS, Database, StorageUnavailable
 from ewallet.plumbing.deadlines import TimeLimit
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.telemetry import OPERATIONS, PAYMENTS
@@ -156,7 +156,7 @@ class Saga:
             return await self._settle(Settle(stored, verdict, caller))
         except (OutcomeUnknown, Overloaded, TimeoutError) as error:
             log.warning("payment.outcome_unknown", payment=intent.own.id, error=repr(error))
-            raise Refused(_unknown_outcome(intent.payment)) from error
+            raise Refused(_unknown_outcome(intent.payment, error)) from error
 
     # --- the steps ------------------------------------------------------------------------------------------------
 
@@ -421,7 +421,14 @@ def outcome_of_copy(stored: Intent, request_hash: str) -> Intent | Refusal:
     return _IN_PROGRESS if stored.own.is_pending else stored
 
 
-def _unknown_outcome(payment: Payment) -> Refusal:
+def _unknown_outcome(payment: Payment, error: Exception) -> Refusal:
+    if isinstance(error, StorageUnavailable):
+        return Refusal(
+            Reason.STORAGE_UNAVAILABLE,
+            "The outcome cannot be stored at the moment: look at the payment later, or repeat with the same key.",
+            members={"transactionId": payment.id},
+            retry_after_seconds=STORAGE_RETRY_AFTER_SECONDS,
+        )
     return Refusal(
         Reason.TIMEOUT,
         "The outcome is not known yet. It will be within seconds: look at the payment, or repeat with the same key.",

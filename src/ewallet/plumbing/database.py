@@ -38,6 +38,9 @@ MAXIMUM_SECONDS = 5.0
 
 LOCK_WAIT_SECONDS = 3
 
+STORAGE_RETRY_AFTER_SECONDS = 5
+"""Room on a disk is made by people, or by a job that cleans up: not within a second."""
+
 _SQLITE_PRIMARY_CODE = 0xFF
 
 

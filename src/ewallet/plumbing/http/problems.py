@@ -21,7 +21,7 @@ from ewallet.kernel.errors import (
     kind_of,
     status_of,
 )
-from ewallet.plumbing.database import DatabaseUnavailable, StorageUnavailable
+from ewallet.plumbing.database import STORAGE_RETRY_AFTER_SECONDS, DatabaseUnavailable, StorageUnavailable
 
 log = structlog.get_logger()
 
@@ -31,8 +31,6 @@ REQUEST_ID_SCOPE_KEY = "ewallet.request_id"
 RETRY_AFTER_SECONDS = 1
 """What a client should wait when nothing better is known."""
 
-STORAGE_RETRY_AFTER_SECONDS = 5
-"""Room on a disk is made by people, or by a job that cleans up: not within a second."""
 
 TITLES: Mapping[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The request cannot be read",
