@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import InvariantBroken, Overloaded
@@ -69,6 +70,22 @@ async def test_a_poison_event_comes_back_and_the_others_are_told(
 
     assert {one.event_id for one in undeliverable} == {unknown.id, no_part.id}
     assert await titles(service, CUSTOMER) == ["Your payment of 12.50 USD failed", "You paid 12.50 USD"]
+
+
+async def test_what_comes_behind_a_poison_event_of_the_same_key_is_not_told_before_it(
+    doors: tuple[NotificationClient, NotificationService],
+) -> None:
+    """Far behind it, too: over HTTP these events need several calls."""
+    client, service = doors
+    poison = payment_event("payment.exploded")
+    others = [payment_event(reference=f"order-{number}", description="é" * 1000) for number in range(100)]
+    behind = [replace(others[number], ordering_key=poison.ordering_key) for number in (0, 99)]
+
+    undeliverable = await client.deliver([poison, behind[0], *others[1:99], behind[1]])
+
+    assert [one.event_id for one in undeliverable] == [poison.id, behind[0].id, behind[1].id]
+    page = await service.inbox(caller(CUSTOMER), unread=None, limit=100, cursor=None)
+    assert len(getattr(page, "items", [])) == 98
 
 
 async def test_no_events_are_no_work(doors: tuple[NotificationClient, NotificationService]) -> None:

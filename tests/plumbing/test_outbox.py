@@ -241,6 +241,31 @@ async def test_events_behind_a_poison_one_wait_for_it_and_others_pass(bench: Ben
     assert list(bench.receiver.taken) == ["evt_00002", "evt_00004", "evt_00001", "evt_00003"]
 
 
+async def test_many_events_of_one_key_go_out_together(bench: Bench) -> None:
+    """One of them a round would leave a wallet that is credited a hundred times a second behind for ever."""
+    events = [event(number, key="hot") for number in range(BATCH)]
+    bench.add(*events)
+
+    assert await bench.relay("one").run_once() == BATCH
+
+    assert list(bench.receiver.taken.values()) == events
+
+
+async def test_an_event_that_only_waits_for_a_poison_one_keeps_all_its_attempts(bench: Bench) -> None:
+    bench.receiver.poison = {"bad"}
+    bench.add(event(1, key="bad"), event(2, key="bad"))
+    relay = bench.relay("one")
+    while not bench.dead():
+        await relay.run_once()
+        bench.clock.pass_seconds(1)
+
+    bench.receiver.poison = set()
+    await drain(relay)
+
+    assert bench.dead() == [("evt_00001", "poison")]
+    assert list(bench.receiver.taken) == ["evt_00002"]
+
+
 async def test_others_pass_however_many_events_wait(bench: Bench) -> None:
     """More waiting events than one batch holds, of one key and of many."""
     many = [event(number, key="bad") for number in range(BATCH + 50)]

@@ -16,7 +16,8 @@ class NotificationClient(Protocol):
     async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
         """Store events and their effects; those that were stored before are silently accepted.
 
-        Returns the events that cannot be taken. OutcomeUnknown, Overloaded: hand the same events over again later.
+        Returns the events that cannot be taken, and those behind them of the same ordering key. OutcomeUnknown,
+        Overloaded: hand the same events over again later.
         """
 
 
@@ -29,7 +30,13 @@ class HttpNotification:
     async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
         """One call after the other, so that the order is kept; each body is within the bound that every service has."""
         undeliverable: list[Undeliverable] = []
-        for chunk in chunks(events):
+        left = list(events)
+        while left:
+            chunk = next(chunks(left))
             receipt = await self._door.post(DELIVERY_PATH, {"events": chunk}, Receipt, request_id=events[0].request_id)
-            undeliverable += receipt.undeliverable
+            not_taken = {failed.event_id for failed in receipt.undeliverable}
+            waiting_keys = {event.ordering_key for event in left if event.id in not_taken}
+            behind = [event for event in left[len(chunk) :] if event.ordering_key in waiting_keys]
+            undeliverable += [*receipt.undeliverable, *map(Undeliverable.behind, behind)]
+            left = [event for event in left[len(chunk) :] if event.ordering_key not in waiting_keys]
         return undeliverable

@@ -46,11 +46,16 @@ class NotificationService:
     async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
         """Tell each recipient of each event once, however often it is handed over; see ``NotificationClient``."""
         undeliverable: list[Undeliverable] = []
+        waiting_keys: set[str] = set()
         taken: list[tuple[Event, asyncio.Future[None]]] = []
         for event in events:
+            if event.ordering_key in waiting_keys:
+                undeliverable.append(Undeliverable.behind(event))
+                continue
             try:
                 taken.append((event, self._batcher.enqueue(_notifications(event))))
             except Unrenderable as error:
+                waiting_keys.add(event.ordering_key)
                 undeliverable.append(Undeliverable(event.id, str(error)))
         outcomes = await asyncio.gather(*(stored for _, stored in taken), return_exceptions=True)
         for (event, _), outcome in zip(taken, outcomes, strict=True):

@@ -3,7 +3,8 @@
 An event is a row written in the transaction that caused it. The relay hands rows over in their order and removes them
 only when the receiver says that it has stored them: at least once, and the receiver knows an event by its id. An event
 that the receiver cannot take is tried again later and finally put into the dead-letter list; later events of the same
-ordering key wait for it, all others pass.
+ordering key wait for it, all others pass. That is the receiver's part too: of those handed over together it takes none
+behind one of the same key that it cannot take.
 """
 
 import asyncio
@@ -49,10 +50,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Undeliverable(msgspec.Struct, frozen=True):
-    """The receiver's word that it cannot take one event, while it took the others."""
+    """The receiver's word that it has not taken one event, or one before it of the same ordering key."""
 
     event_id: str
     error: str
+
+    @classmethod
+    def behind(cls, event: Event) -> "Undeliverable":
+        """An event that must wait for one before it."""
+        return cls(event.id, "an earlier event of its key could not be taken")
 
 
 Deliver = Callable[[Sequence[Event]], Awaitable[Sequence[Undeliverable]]]
@@ -94,10 +100,9 @@ class Outbox:
         insert_rows(tx, self.events, rows, columns=columns)
 
     def due(self, tx: Connection, now: int) -> Sequence[Row[Any]]:
-        """The next events, in their order: the first of each ordering key, without the keys whose first one waits.
+        """The next events, in their order, without the ordering keys whose first one waits.
 
-        One of each key at a time, because the receiver may take the second and not the first. However many events
-        wait, those of other keys are found behind them.
+        However many events wait, those of other keys are found behind them.
         """
         waiting: set[str] = set()
         while True:
@@ -106,10 +111,7 @@ class Outbox:
             if not newly_waiting or len(rows) < BATCH:
                 break
             waiting |= newly_waiting
-        first_by_key: dict[str, Row[Any]] = {}
-        for row in rows:
-            first_by_key.setdefault(row.ordering_key, row)
-        return [row for key, row in first_by_key.items() if key not in newly_waiting]
+        return [row for row in rows if row.ordering_key not in newly_waiting]
 
     def _next(self, tx: Connection, without: Collection[str]) -> Sequence[Row[Any]]:
         query = select(self.events).order_by(self.events.c.sequence).limit(BATCH)
@@ -122,8 +124,15 @@ class Outbox:
         return tx.execute(select(self.events.c.sequence).limit(1)).first() is not None
 
     def settle(self, tx: Connection, rows: Sequence[Row[Any]], errors: dict[str, str], now: int) -> int:
-        """Remove what was delivered; put off or give up what was not. Returns the number given up."""
-        failed = [row for row in rows if row.event_id in errors]
+        """Remove what was delivered; put off or give up what was not. Returns the number given up.
+
+        Of each ordering key only the first that was not taken has failed; those behind it stay as they are.
+        """
+        first_by_key: dict[str, Row[Any]] = {}
+        for row in rows:
+            if row.event_id in errors:
+                first_by_key.setdefault(row.ordering_key, row)
+        failed = first_by_key.values()
         dead = [row for row in failed if row.attempts + 1 >= MAXIMUM_ATTEMPTS]
         for row in failed:
             pause = 2**row.attempts * MICROSECONDS_PER_SECOND
@@ -137,8 +146,10 @@ class Outbox:
             self.dead,
             [(row.sequence, row.event_id, row.payload, errors[row.event_id], now) for row in dead],
         )
-        put_off = {row.sequence for row in failed} - {row.sequence for row in dead}
-        gone = statements.in_list(row.sequence for row in rows if row.sequence not in put_off)
+        given_up = {row.sequence for row in dead}
+        gone = statements.in_list(
+            row.sequence for row in rows if row.event_id not in errors or row.sequence in given_up
+        )
         if gone:
             statements.run(tx, f"DELETE FROM {self.events.name} WHERE sequence IN {statements.marks(len(gone))}", gone)  # noqa: S608  # names of ours; values are bound
         failpoints.reached("relay.settle.written", self.service)
