@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from tests.chaos.orders import CURRENCY, Kind, Order, Person
@@ -366,12 +366,45 @@ def _balance(books: Books, owner: str) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What a whole run comes to; everything but the first two should be zero. Amounts in minor units."""
+
+    faults: int = 0
+    acknowledged: int = 0
+    lost: int = 0
+    doubled: int = 0
+    stuck: int = 0
+    otherwise_wrong: int = 0
+    unexplained: int = 0
+
+    def __add__(self, other: "Figures") -> "Figures":
+        return Figures(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def clean(self) -> bool:
+        return not any(astuple(self)[2:])
+
+
+@dataclass(frozen=True)
 class Report:
     """The findings at the end, and how long it took until nothing moved any more."""
 
     case: Case
     findings: Findings
     seconds: float
+
+    def figures(self, *, faults: int, orders_before: int) -> Figures:
+        """The findings counted, after so many faults were injected; the first orders were there before them."""
+        counts = {name: len(found) for name, found in self.findings.items()}
+        return Figures(
+            faults=faults,
+            acknowledged=sum(order.acknowledged is not None for order in self.case.orders[orders_before:]),
+            lost=counts.pop(what_was_acknowledged_is_there.__name__, 0),
+            doubled=counts.pop(one_payment_a_key_and_one_posting_a_step.__name__, 0),
+            stuck=counts.pop(every_payment_has_ended.__name__, 0),
+            otherwise_wrong=sum(counts.values()),
+            unexplained=unexplained(self.case),
+        )
 
     def __str__(self) -> str:
         lines = [f"{name}: {sentence}" for name, found in self.findings.items() for sentence in found[:5]]

@@ -8,6 +8,11 @@ ARMED = b"armed"
 FIRED = b"fired"
 
 
+def exit_line(status: int) -> bytes:
+    """The last line in the log of a process that was not killed."""
+    return f"\nexit status {status}\n".encode()
+
+
 class Action(StrEnum):
     """What happens to a process, or to what it is doing, at a failpoint."""
 

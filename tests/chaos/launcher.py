@@ -27,7 +27,7 @@ from ewallet.cli import main as command_line
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 from ewallet.plumbing import failpoints
 from ewallet.plumbing.failpoints import Point
-from tests.chaos.arming import ARMED, FIRED, Action, Arming, Start
+from tests.chaos.arming import ARMED, FIRED, Action, Arming, Start, exit_line
 from tests.chaos.mutants import MUTANTS
 
 PR_SET_PDEATHSIG = 1
@@ -69,6 +69,7 @@ def _become(start: Start) -> None:
         status = error.code if isinstance(error.code, int) else 1
     finally:
         sys.stdout.flush()
+        os.write(log, exit_line(status))
         os._exit(status)
 
 

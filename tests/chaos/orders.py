@@ -13,6 +13,9 @@ CURRENCY = "USD"
 PATIENCE_SECONDS = 60
 """Who has no definite answer by then is stuck."""
 
+AT_ONCE = 700
+"""Connections of all clients: below the thousand that a process may usually have."""
+
 PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
 
@@ -94,6 +97,7 @@ class Clients:
     def __init__(self, wire: Wire, orders: list[Order] | None = None) -> None:
         self.wire = wire
         self.orders = orders if orders is not None else []
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     def order(self, kind: Kind, *, by: Person, owner: Person, amount: int, merchant: Person | None = None) -> Order:
         """Write an order down; nothing is sent yet."""
@@ -115,9 +119,10 @@ class Clients:
     async def ask(self, order: Order) -> Answer | None:
         """Ask once, and write the answer down; None where there was none."""
         try:
-            answer = await self.wire.call(
-                "POST", order.path, order.body, token=order.by.token, headers={"Idempotency-Key": order.key}
-            )
+            async with self._turns:
+                answer = await self.wire.call(
+                    "POST", order.path, order.body, token=order.by.token, headers={"Idempotency-Key": order.key}
+                )
         except NotSent:
             return None
         except NoAnswer:

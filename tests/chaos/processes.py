@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos.arming import ARMED, FIRED, Arming, Start
+from tests.chaos.arming import ARMED, FIRED, Arming, Start, exit_line
 from tests.chaos.wire import NoAnswer, NotSent, Wire
 from tests.house.tree import ROOT
-from tests.support.platform import START_SECONDS, STOP_SECONDS, Process, Way, platform
+from tests.support.platform import START_SECONDS, STOP_SECONDS, Platform, Process, Way, platform
 
 LOOK_AGAIN_SECONDS = 0.01
+LOG_SHOWN = 20_000
 
 
 class Launcher:
@@ -43,6 +44,14 @@ class Launcher:
         self._process.stdin.write(json.dumps(asdict(start)) + "\n")
         self._process.stdin.flush()
         return os.pidfd_open(int(self._process.stdout.readline()))
+
+    def run(self, start: Start) -> tuple[bool, str]:
+        """Run a command to its end; whether it ended well, and what it printed."""
+        descriptor = self.start(start)
+        select.select([descriptor], [], [])
+        os.close(descriptor)
+        printed = Path(start.log).read_bytes()
+        return printed.endswith(exit_line(0)), printed.decode()
 
     def close(self) -> None:
         """End it, and with it every process that it has started."""
@@ -128,15 +137,20 @@ class Trigger:
 class Victims:
     """A platform in either way of running, whose processes are victims."""
 
-    def __init__(self, way: Way, address: str, victims: Mapping[str, Victim], logs: Mapping[str, Path]) -> None:
-        self.way = way
-        self.wire = Wire(address)
+    def __init__(self, launcher: Launcher, plan: Platform, victims: Mapping[str, Victim]) -> None:
+        self.way = plan.way
+        self.wire = Wire(plan.address)
+        self._launcher = launcher
+        self._plan = plan
         self._victims = victims
-        self._logs = logs
 
     @property
     def names(self) -> list[str]:
         return list(self._victims)
+
+    def database(self, service: str) -> Path:
+        """The file of a service's database."""
+        return Path(self._plan.environment["EWALLET_DATA"]) / f"{service}.sqlite3"
 
     def home_of(self, service: str) -> str:
         """The process in which a service runs."""
@@ -173,13 +187,18 @@ class Victims:
         assert await loop.sock_recv(connection, 64) == ARMED
         return Trigger(connection, name=str(arming))
 
+    def verify(self) -> tuple[bool, str]:
+        """What `ewallet verify` finds, while everything runs: whether all is well, and what it prints."""
+        log = self.database("verify").with_suffix(".log")
+        return self._launcher.run(Start(("verify",), dict(self._plan.environment), str(log), control=""))
+
     async def ready(self) -> None:
         """Wait until every service says that it is ready."""
         deadline = time.monotonic() + START_SECONDS
         while not await self._is_ready():
             for name, victim in self._victims.items():
-                assert victim.running, f"{name} has ended\n{self.log()}"
-            assert time.monotonic() < deadline, f"the platform is not ready\n{self.log()}"
+                assert victim.running, f"{name} has ended\n{self._plan.logs()}"
+            assert time.monotonic() < deadline, f"the platform is not ready\n{self._plan.logs()}"
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _is_ready(self) -> bool:
@@ -188,8 +207,8 @@ class Victims:
         except (NotSent, NoAnswer):
             return False
 
-    def log(self) -> str:
-        return "\n".join(f"--- {name}\n{path.read_text()[-20_000:]}" for name, path in self._logs.items())
+    def logs(self) -> str:
+        return self._plan.logs()[-LOG_SHOWN:]
 
 
 @contextmanager
@@ -197,8 +216,7 @@ def victims(launcher: Launcher, way: Way, folder: Path, *, mutant: str = "", **s
     """A platform on the data in ``folder``, not started yet; whatever runs at the end is killed."""
     with platform(way, {}, folder, **settings) as plan:
         made = {name: Victim(launcher, process, mutant=mutant) for name, process in plan.processes.items()}
-        logs = {name: process.log for name, process in plan.processes.items()}
-        running = Victims(way, plan.address, made, logs)
+        running = Victims(launcher, plan, made)
         try:
             yield running
         finally:

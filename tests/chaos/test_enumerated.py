@@ -7,10 +7,6 @@ import pytest
 from ewallet.plumbing.failpoints import Point
 from tests.chaos.enumerated import OPERATIONS, Fault, Operation, faults, let_all_happen
 from tests.chaos.world import Worlds
-from tests.support.platform import Way
-
-LANES: dict[Way, int] = {"together": 8, "apart": 4}
-"""Worlds at a time: a fault is mostly waiting, and two cores are enough for the rest."""
 
 
 def at_doors(operation: Operation) -> list[Fault]:
@@ -31,13 +27,13 @@ def test_every_point_is_there_with_at_least_one_operation() -> None:
 async def test_whatever_happens_at_any_point_of_an_operation_the_end_is_right(
     operation: Operation, chaos: Worlds
 ) -> None:
-    tally = await let_all_happen(chaos, "together", faults(operation, "together"), lanes=LANES["together"])
+    tally = await let_all_happen(chaos, "together", faults(operation, "together"))
 
     assert not tally.wrong, "\n\n".join(tally.wrong)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 async def test_whatever_happens_between_two_processes_the_end_is_right(operation: Operation, chaos: Worlds) -> None:
-    tally = await let_all_happen(chaos, "apart", at_doors(operation), lanes=LANES["apart"])
+    tally = await let_all_happen(chaos, "apart", at_doors(operation))
 
     assert not tally.wrong, "\n\n".join(tally.wrong)

@@ -4,12 +4,12 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
-from tests.chaos.accountant import Reader, Report, audit
+from tests.chaos.accountant import Figures, Reader, Report, audit
 from tests.chaos.orders import Clients, Kind, Order, Person
 from tests.chaos.processes import Launcher, Victims, launcher, victims
 from tests.chaos.wire import Wire
@@ -43,6 +43,18 @@ class Cast:
 
 
 @dataclass
+class Tally:
+    """What came of some faults, in figures, and a text for everything that is wrong."""
+
+    figures: Figures = field(default_factory=Figures)
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: "Tally") -> None:
+        self.figures += other.figures
+        self.wrong += other.wrong
+
+
+@dataclass
 class World:
     """One running copy of that platform."""
 
@@ -70,6 +82,15 @@ class World:
         last = (self.pay(customer, merchant, 1_00), self.credit(customer, 1_00))
         await asyncio.gather(*(self.clients.carry_out(order) for order in last))
         return await audit(self.reader, self.clients.orders, within_seconds=within_seconds)
+
+    async def tally(self, *, faults: int) -> Tally:
+        """What came of so many faults, by the accountant, and by the product's own look at its books."""
+        report = await self.audited()
+        wrong = [str(report)] if report.findings else []
+        well, printed = await asyncio.to_thread(self.victims.verify)
+        if not well:
+            wrong.append(f"`ewallet verify` says: {printed}")
+        return Tally(report.figures(faults=faults, orders_before=len(self.cast.orders)), wrong)
 
 
 class Worlds:
