@@ -1,0 +1,173 @@
+"""Everything in full, and the table in docs/reliability.md: ``python -m tests.chaos [--kills 500] [--seed N]``."""
+
+import argparse
+import asyncio
+import os
+import platform
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import astuple, dataclass, field
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.chaos.accountant import Figures
+from tests.chaos.enumerated import OPERATIONS, faults, let_all_happen
+from tests.chaos.hunts import HUNTS, Hunt, hunt
+from tests.chaos.invariants import INVARIANTS, Scale, hold
+from tests.chaos.storm import storm
+from tests.chaos.world import Tally, Worlds, worlds
+from tests.house.tree import ROOT
+from tests.support.platform import Way
+
+REPORT = ROOT / "docs" / "reliability.md"
+ROUND_KILLS = 50
+"""Kills of one platform before the accountant looks and a new one is made: as many as a person can still follow."""
+
+APART_EVERY = 3
+"""Every third round is against separate processes."""
+
+WAYS: tuple[Way, ...] = ("together", "apart")
+MEMORY = Path("/dev/shm")  # noqa: S108  # only a folder of our own, with a random name, is made in it
+
+console = Console(highlight=False)
+
+
+@dataclass
+class Run:
+    """What one run has done so far."""
+
+    kills: int
+    seed: int
+    parts: dict[str, Figures] = field(default_factory=dict)
+    caught: list[tuple[str, str]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    async def part(self, name: str, work: Awaitable[Tally]) -> None:
+        """Do some work and count it to a part, whether it ends well or not."""
+        started = time.monotonic()
+        try:
+            tally = await work
+        except AssertionError as error:
+            tally = Tally(Figures(otherwise_wrong=1), [str(error)])
+        self.parts[name] = self.parts.get(name, Figures()) + tally.figures
+        self.wrong += [f"{name}: {text}" for text in tally.wrong]
+        counts = f"{tally.figures.faults} faults, {tally.figures.acknowledged} acknowledged"
+        self.show(f"{name}: {counts} ({time.monotonic() - started:.0f} s)", well=not tally.wrong)
+
+    def show(self, text: str, *, well: bool) -> None:
+        console.print(f"{'[green]✓[/]' if well else '[red]✗[/]'} {text}", soft_wrap=True)
+
+    @property
+    def total(self) -> Figures:
+        return sum(self.parts.values(), start=Figures())
+
+
+def main() -> None:
+    """Run everything; exit status 1 where anything was wrong, and then there is no new report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--kills", type=int, default=500, help="kills at random moments")
+    parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="all that is random follows from it")
+    arguments = parser.parse_args()
+    run = Run(arguments.kills, arguments.seed)
+    console.print(f"seed {run.seed}")
+    parent = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="ewallet-chaos-", dir=parent) as name, worlds(Path(name)) as made:
+        asyncio.run(_everything(run, made))
+    console.print(f"\n{_table(run)}", soft_wrap=True)
+    if run.wrong or not run.total.clean:
+        sys.exit("\n".join([*run.wrong, f"The platform is not reliable: --seed {run.seed}"]))
+    REPORT.write_text(_report(run), encoding="utf-8")
+    console.print(f"{REPORT.relative_to(ROOT)} is written.")
+
+
+async def _everything(run: Run, made: Worlds) -> None:
+    for operation, way in product(OPERATIONS, WAYS):
+        work = let_all_happen(made, way, faults(operation, way))
+        await run.part(f"every fault at every point: {operation.name}, {way}", work)
+    for number, done in enumerate(range(0, run.kills, ROUND_KILLS), start=1):
+        way = WAYS[number % APART_EVERY == 0]
+        kills = min(ROUND_KILLS, run.kills - done)
+        await run.part(f"kills at random, {way}", storm(made, way, kills=kills, seed=run.seed + number))
+    for invariant in INVARIANTS:
+        name = invariant.__name__.replace("_", " ")
+        await run.part(f"while being killed: {name}", hold(made, invariant, Scale(), seed=run.seed))
+    for wanted in HUNTS:
+        await _hunted(run, made, wanted)
+
+
+async def _hunted(run: Run, made: Worlds, wanted: Hunt) -> None:
+    report = await hunt(made, wanted)
+    check = wanted.found_by.__name__
+    if check in report.findings:
+        run.caught.append((wanted.mutant, check))
+    else:
+        run.wrong.append(f"{check} has not found the mutant {wanted.mutant}: {report}")
+    run.show(f"mutant {wanted.mutant}: for {check}", well=check in report.findings)
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+HEAD = ("", "faults injected", "acknowledged", "lost", "doubled", "stuck", "otherwise wrong", "unexplained minor units")
+
+
+def _table(run: Run) -> str:
+    """The figures of each part and of all, as a Markdown table."""
+    rows = [(name, *map("{:,}".format, astuple(figures))) for name, figures in run.parts.items()]
+    rows.append(("**all**", *map("{:,}".format, astuple(run.total))))
+    return _markdown(HEAD, ["---", *["---:"] * (len(HEAD) - 1)], rows)
+
+
+def _markdown(head: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def _report(run: Run) -> str:
+    mutants = [(f"`{mutant}`", f"`{check}`") for mutant, check in run.caught]
+    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    return TEXT.format(
+        command=f"make chaos KILLS={run.kills} SEED={run.seed}",
+        machine=machine,
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        table=_table(run),
+        mutants=_markdown(("mutant", "found by"), ("---", "---"), mutants),
+    )
+
+
+TEXT = """# Reliability
+
+Written by `{command}` on {date}; {machine}.
+Had anything been wrong, it would not have been written.
+
+{table}
+
+- **faults injected**: a process killed with SIGKILL, an error of the database's driver before or after it took effect,
+  no connection to another service, no answer from it. A kill at random counts only if requests were in flight.
+- **acknowledged**: payments, credits and debits that a client was told are done.
+- **lost**: acknowledged, and not there. **doubled**: two payments or postings for one key, or different answers to it.
+  **stuck**: without an end, or a client without an answer. **otherwise wrong**: what the other checks found.
+- **unexplained minor units**: money in wallets that no order explains, or that an order explains and is not there.
+
+The accountant ([tests/chaos/accountant.py](../tests/chaos/accountant.py)) keeps its own record of what clients ordered
+and were answered, reads everything back over the API, and shares no code and no database with the product. After each
+fault everything must be right within ten seconds of the restart. What cannot be read completely is not judged, but
+counts as wrong.
+
+SIGKILL does not test what a disk has really kept: nothing here is about power cuts.
+
+## Mutants
+
+Each of its checks finds a mistake made on purpose, which only the tests can switch on. The same scenario on the
+product as it is leaves nothing to find.
+
+{mutants}
+"""
+
+
+if __name__ == "__main__":
+    main()
