@@ -12,6 +12,7 @@ from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.service import Answered, PaymentService
 from ewallet.payment.worker import Recovery
 from ewallet.plumbing.database import Database
+from ewallet.wallet.messages import GroupRefused
 from tests.support.payment import (
     ADMIN,
     CUSTOMER,
@@ -25,6 +26,7 @@ from tests.support.payment import (
     MemoryWallet,
     Operate,
     authorized,
+    broken_for,
     caller,
     capture,
     closed,
@@ -33,6 +35,7 @@ from tests.support.payment import (
     died_before,
     frozen,
     no_room,
+    now,
     order,
     outbox_events,
     paid,
@@ -88,13 +91,6 @@ async def ready_for(operate: Operate, service: PaymentService, wallet: MemoryWal
         wallet.credit(MERCHANT, 20)
         return (await paid(service, order())).transaction_id
     return await authorized(service)
-
-
-async def now(service: PaymentService, payment_id: str) -> messages.Payment:
-    """The payment as it is."""
-    payment = await service.find(ADMIN, payment_id)
-    assert isinstance(payment, messages.Payment)
-    return payment
 
 
 def money(wallet: MemoryWallet) -> tuple[int, int, int, int]:
@@ -768,3 +764,104 @@ async def test_a_commit_whose_word_is_lost_changes_nothing(
     assert wallet.groups_posted == 4
     assert len(outbox_events(database)) == 4
     assert patient.verify() == []
+
+
+# --- giving up ----------------------------------------------------------------------------------------------------
+
+A_MINUTE_OF_ROUNDS = 12
+
+
+async def recover_for_a_minute(service: PaymentService, clock: HandClock) -> int:
+    """As many rounds of recovery as find something to do in a good minute; how often something was finished."""
+    finished = 0
+    for _round in range(A_MINUTE_OF_ROUNDS):
+        clock.forward(seconds=LEASE_AND_A_BIT)
+        finished += await Recovery(service.saga).run_once()
+    return finished
+
+
+@pytest.mark.parametrize(
+    ("operate", "left"),
+    [(capture, "AUTHORIZED"), (void, "AUTHORIZED"), (refund, "SUCCESS")],
+)
+async def test_what_the_wallet_cannot_do_is_abandoned_behind_a_tombstone(
+    service: PaymentService, wallet: MemoryWallet, clock: HandClock, operate: Operate, left: str
+) -> None:
+    payment_id = await left_behind(operate, service, wallet, fault=died_before)
+    wallet.always = broken_for(wallet.orders[-1].id)
+    late = wallet.orders[-1]
+
+    assert await recover_for_a_minute(service, clock) == 0, "not before a minute is over"
+    clock.forward(seconds=LEASE_AND_A_BIT)
+    assert await Recovery(service.saga).run_once() == 1
+
+    refusal = refused(await operate(service, payment_id, "key"))
+    assert (refusal.status, refusal.reason) == (409, Reason.ABANDONED)
+    assert (await now(service, payment_id)).status == left
+    assert isinstance(wallet.apply(late), GroupRefused), "a late copy of the order finds the tombstone"
+    assert service.verify() == []
+
+
+async def test_a_payment_that_the_wallet_cannot_make_fails_as_abandoned(
+    database: Database, service: PaymentService, wallet: MemoryWallet, clock: HandClock
+) -> None:
+    wallet.faults = [died_before]
+    with pytest.raises(DiedError):
+        await service.initiate(caller(), order(), "key")
+    wallet.always = broken_for(wallet.orders[0].id)
+
+    await recover_for_a_minute(service, clock)
+    clock.forward(seconds=LEASE_AND_A_BIT)
+    await Recovery(service.saga).run_once()
+
+    assert refused(await pay(service, order(), "key")).reason is Reason.ABANDONED
+    assert [event.name for event in outbox_events(database)] == ["payment.failed"]
+    assert money(wallet) == (FUNDS, 0, 0, 0)
+
+
+@EVERY
+async def test_what_was_done_after_all_is_found_when_it_is_given_up(
+    service: PaymentService, wallet: MemoryWallet, clock: HandClock, operate: Operate
+) -> None:
+    """The wallet has done it and breaks whenever it is asked again: that is no failure."""
+    payment_id = await left_behind(operate, service, wallet, fault=died_after)
+    wallet.always = broken_for(wallet.orders[-1].id)
+
+    await recover_for_a_minute(service, clock)
+    clock.forward(seconds=LEASE_AND_A_BIT)
+    await Recovery(service.saga).run_once()
+
+    assert (await now(service, payment_id)).status == ENDS[operate.__name__]
+
+
+@ON_SQLITE
+async def test_a_wallet_that_is_away_for_long_is_waited_for(
+    database: Database, wallet: MemoryWallet, clock: HandClock
+) -> None:
+    service = payment_service(database, wallet, clock=clock, request_seconds=0.1)
+    payment_id = await left_behind(capture, payment_service(database, wallet, clock=clock), wallet, fault=died_before)
+    wallet.away = True
+    assert await recover_for_a_minute(service, clock) == 0
+    assert await recover_for_a_minute(service, clock) == 0
+    wallet.away = False
+    clock.forward(seconds=LEASE_AND_A_BIT)
+
+    assert await Recovery(service.saga).run_once() == 1
+
+    assert (await now(service, payment_id)).status == "SUCCESS"
+
+
+@ON_SQLITE
+async def test_an_expiry_is_never_given_up(service: PaymentService, wallet: MemoryWallet, clock: HandClock) -> None:
+    """Else the payment would stay authorized for ever, though its money is free."""
+    payment_id = await authorized(service)
+    clock.forward(seconds=HOLD_SECONDS)
+    wallet.always = died_before
+    await recover_for_a_minute(service, clock)
+    await recover_for_a_minute(service, clock)
+    wallet.always = None
+    clock.forward(seconds=LEASE_AND_A_BIT)
+
+    assert await Recovery(service.saga).run_once() == 1
+
+    assert (await now(service, payment_id)).status == "EXPIRED"

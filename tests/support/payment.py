@@ -135,7 +135,7 @@ class MemoryWallet:
 
     ``faults`` happen to the next calls, one each; ``always`` happens to all others where it is set. ``gate``, where
     set, holds calls back until the test opens it; ``called`` can be acquired once for each. ``balances`` are what is
-    available.
+    available. While it is ``away`` it answers nobody.
     """
 
     balances: dict[str, int] = field(default_factory=dict)
@@ -145,6 +145,7 @@ class MemoryWallet:
     orders: list[GroupOrder] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     always: Fault | None = None
+    away: bool = False
     gate: asyncio.Event | None = None
     called: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     clock: Callable[[], int] = system_clock
@@ -159,15 +160,22 @@ class MemoryWallet:
         if self.gate is not None:
             await self.gate.wait()
         await asyncio.sleep(0)
+        self._answer_at_all()
         fault = self.faults.pop(0) if self.faults else self.always
         return fault(self, order) if fault else self.apply(order)
 
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
+        self._answer_at_all()
         imagined = replace(self, balances={**self.balances}, holds={**self.holds}, outcomes={**self.outcomes})
         return imagined.apply(order)
 
     async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
+        self._answer_at_all()
         return self.outcomes.setdefault(order.id, group_refused(order, "group_was_abandoned", Reason.ABANDONED))
+
+    def _answer_at_all(self) -> None:
+        if self.away:
+            raise OutcomeUnknown("nobody is there")
 
     def apply(self, order: GroupOrder) -> GroupOutcome:
         if order.id not in self.outcomes:
@@ -379,6 +387,13 @@ def refused(answered: Answered | Refusal) -> Refusal:
     refusal = answered.answer if isinstance(answered, Answered) else answered
     assert isinstance(refusal, Refusal), refusal
     return refusal
+
+
+async def now(service: PaymentService, payment_id: str) -> messages.Payment:
+    """The payment as it is."""
+    payment = await service.find(ADMIN, payment_id)
+    assert isinstance(payment, messages.Payment)
+    return payment
 
 
 async def states(service: PaymentService, transaction_id: str) -> list[tuple[str, str]]:

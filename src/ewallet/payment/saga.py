@@ -65,6 +65,12 @@ REQUEST_SECONDS = 4.0
 LEASE_SECONDS = 5
 """A request has given up by then, so recovery takes over; a restarted process finishes its payments within 10 s."""
 
+PROBE_SECONDS = 0.5
+"""How soon a wallet that is there answers that nothing is nothing; with a round of recovery still within its lease."""
+
+GIVE_UP_SECONDS = 60
+"""How long recovery tries before it abandons an intent: ten times as long as a restart takes."""
+
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
 """Between repetitions of a step whose outcome is unknown."""
@@ -121,6 +127,7 @@ class Saga:
         self._limit = TimeLimit(request_seconds)
         self._steps: Batcher[Step, Intent] = Batcher(database, self._apply)
         self._flights: dict[str, Flight] = {}
+        self._failing_since: dict[str, int] = {}
 
     # --- a request ------------------------------------------------------------------------------------------------
 
@@ -219,10 +226,38 @@ class Saga:
         return claimed
 
     async def finish(self, intent: Intent) -> Intent:
-        """Go on from T2 with the same ids as the request. OutcomeUnknown, Overloaded, TimeoutError: try again later."""
-        with self._limit.begin():
-            verdict = await self._move(intent, self._wallet.post_group)
+        """Go on from T2 with the same ids as the request; any error means that it must be tried again later.
+
+        What cannot be finished for long, while the wallet answers others, is abandoned: a tombstone lies under its id
+        before it is called failed, and where it was done after all, that is found instead.
+        """
+        ask = self._wallet.abandon_group if self._is_hopeless(intent) else self._wallet.post_group
+        try:
+            with self._limit.begin():
+                verdict = await self._move(intent, ask)
+        except Exception:
+            await self._note_failure(intent)
+            raise
+        self._failing_since.pop(intent.own.id, None)
         return await self._settle(Settle(intent, verdict, platform(intent.own.request_id)))
+
+    def _is_hopeless(self, intent: Intent) -> bool:
+        """Whether it is time to give up. Not on an expiry: nobody waits for it, and the wallet ends the hold itself."""
+        if intent.operation is not None and intent.operation.kind is Kind.EXPIRY:
+            return False
+        since = self._failing_since.get(intent.own.id)
+        return since is not None and self._clock() - since >= GIVE_UP_SECONDS * MICROSECONDS_PER_SECOND
+
+    async def _note_failure(self, intent: Intent) -> None:
+        """Remember since when an intent has failed though the wallet answers; a wallet that is away proves nothing."""
+        nothing = _group_order(intent, Group(derived_id("grp", intent.own.id, "nothing"), ()))
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self._wallet.try_group(nothing)
+        except (OutcomeUnknown, Overloaded, TimeoutError):
+            self._failing_since.pop(intent.own.id, None)
+        else:
+            self._failing_since.setdefault(intent.own.id, self._clock())
 
     async def drain(self) -> None:
         """Wait for what is under way, so that a clean stop leaves nothing to recover."""
