@@ -8,9 +8,11 @@ import pytest
 from tests.support.platform import People, Platform, User, payment
 
 PAYMENT = (
-    "transactionId status customerId merchantId amount fee netAmount refundedAmount currency reference description "
-    "metadata failureReason createdAt updatedAt"
+    "transactionId status customerId merchantId amount fee netAmount authorizedAmount refundedAmount currency "
+    "reference description metadata failureReason createdAt updatedAt"
 )
+REFUND = "refundId transactionId amount currency reason status createdAt"
+QUOTE = "amount currency fee netAmount wouldSucceed reasons"
 WALLET = "customerId status balances createdAt updatedAt"
 SESSION = "accessToken tokenType expiresIn refreshToken"
 MOVED = "transferId customerId type amount currency available reference createdAt"
@@ -41,6 +43,7 @@ def cast(running: Platform, http: Any) -> Cast:
     people = People(running.address, http)
     customer, merchant = people.customer(with_amount=100_00), people.merchant()
     paid = customer.answer("POST", "/payment/initiate", payment(merchant, 12_50))
+    merchant.answer("POST", f"/payment/{paid['transactionId']}/refund", {"amount": 100})
     notified = customer.notified_of("wallet.credited", "payment.succeeded")
     return Cast(customer, merchant, people.admin(), paid["transactionId"], notified[0]["notificationId"], running)
 
@@ -58,8 +61,9 @@ READS = [
     ("admin", "/wallet/audit", f"[] {AUDIT}"),
     ("customer", "/payment/{transactionId}", PAYMENT),
     ("merchant", "/payment/{transactionId}", PAYMENT),
+    ("merchant", "/payment/{transactionId}/refunds", f"[] {REFUND}"),
     ("customer", "/payment", f"[] {PAYMENT}"),
-    ("merchant", "/payment?status=SUCCESS&limit=1", f"[] {PAYMENT}"),
+    ("merchant", "/payment?status=PARTIALLY_REFUNDED&limit=1", f"[] {PAYMENT}"),
     ("admin", "/payment", f"[] {PAYMENT}"),
     ("admin", "/payment/audit", f"[] {AUDIT}"),
     ("admin", "/auth/audit", f"[] {AUDIT}"),
@@ -91,6 +95,10 @@ def test_writes_answer_with_the_status_and_the_members_of_the_contract(cast: Cas
     customer_id = customer.user_id
     money = {"customerId": customer_id, "amount": 100, "currency": "USD"}
     login = {"email": customer.email, "password": customer.password}
+    to_capture, to_void = [
+        customer.answer("POST", "/payment/initiate", payment(cast.merchant, 1000, capture=False))["transactionId"]
+        for _ in range(2)
+    ]
     rows: list[tuple[User, str, Any, int, str]] = [
         (customer, "/auth/login", login, 200, SESSION),
         (customer, "/auth/validate", {"token": customer.token}, 200, "active subject role expiresAt"),
@@ -102,6 +110,10 @@ def test_writes_answer_with_the_status_and_the_members_of_the_contract(cast: Cas
         (admin, f"/wallet/{customer_id}/freeze", {"reason": "asked to"}, 200, WALLET),
         (admin, f"/wallet/{customer_id}/unfreeze", {"reason": "asked to"}, 200, WALLET),
         (customer, "/payment/initiate", payment(cast.merchant, 100), 201, PAYMENT),
+        (customer, "/payment/quote", payment(cast.merchant, 100), 200, QUOTE),
+        (cast.merchant, f"/payment/{to_capture}/capture", {"amount": 500}, 200, PAYMENT),
+        (cast.merchant, f"/payment/{to_capture}/refund", {"amount": 100, "reason": "a gift"}, 201, REFUND),
+        (cast.merchant, f"/payment/{to_void}/void", None, 200, PAYMENT),
     ]
 
     for user, path, body, status, members in rows:

@@ -87,6 +87,7 @@ CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
             Reason.ABANDONED,
         },
     ),
+    "POST /payment/quote": (PAYER, set()),
     "POST /payment/{transactionId}/capture": (PAYEE, OPERATION | WALLETS | {Reason.AMOUNT_TOO_SMALL}),
     "POST /payment/{transactionId}/void": (PAYEE, OPERATION),
     "POST /payment/{transactionId}/refund": (PAYEE, OPERATION | WALLETS),

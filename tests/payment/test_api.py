@@ -14,6 +14,7 @@ from tests.support.payment import (
     CUSTOMER,
     MERCHANT,
     STRANGER,
+    TWO_PERCENT,
     MemoryNotification,
     MemoryWallet,
     bearer,
@@ -221,6 +222,179 @@ async def test_an_unknown_outcome_is_told_with_the_transaction_to_look_at(
     assert answer.headers["retry-after"] == "1"
     payment = await client.get(f"/payment/{answer.json()['transactionId']}", headers=bearer())
     assert payment.json()["status"] == "PENDING"
+
+
+# --- holds and refunds --------------------------------------------------------------------------------------------
+
+
+async def operate(
+    client: httpx2.AsyncClient, transaction_id: str, what: str, body: Any = None, **headers: str
+) -> httpx2.Response:
+    shop = bearer(MERCHANT, Role.MERCHANT)
+    return await client.post(f"/payment/{transaction_id}/{what}", json=body, headers=shop | headers)
+
+
+@pytest.fixture
+async def held(client: httpx2.AsyncClient) -> str:
+    """Give the id of a payment of 12.50 whose money is held."""
+    answer = await initiate(client, ORDER | {"capture": False})
+    assert (answer.status_code, answer.json()["status"]) == (201, "AUTHORIZED")
+    return str(answer.json()["transactionId"])
+
+
+@pytest.mark.parametrize(("body", "amount", "fee"), [(None, 1250, 25), ({}, 1250, 25), ({"amount": 500}, 500, 10)])
+async def test_a_capture_answers_the_payment(
+    client: httpx2.AsyncClient, held: str, body: Any, amount: int, fee: int
+) -> None:
+    answer = await operate(client, held, "capture", body)
+
+    assert answer.status_code == 200
+    payment = answer.json()
+    assert (payment["status"], payment["amount"], payment["fee"]) == ("SUCCESS", amount, fee)
+    assert (payment["netAmount"], payment["authorizedAmount"], payment["refundedAmount"]) == (amount - fee, 1250, 0)
+    assert (await client.get(f"/payment/{held}", headers=bearer())).json() == payment
+
+
+@pytest.mark.parametrize("body", [None, {}])
+async def test_a_void_answers_the_payment(client: httpx2.AsyncClient, held: str, body: Any) -> None:
+    answer = await operate(client, held, "void", body)
+
+    assert (answer.status_code, answer.json()["status"], answer.json()["amount"]) == (200, "VOIDED", 1250)
+
+
+async def test_a_refund_has_the_members_of_the_contract_and_is_listed(client: httpx2.AsyncClient) -> None:
+    transaction_id = (await initiate(client)).json()["transactionId"]
+
+    answer = await operate(client, transaction_id, "refund", {"amount": 250, "reason": "torn page"})
+
+    assert answer.status_code == 201
+    refund = answer.json()
+    assert is_id(refund["refundId"], "rfd")
+    assert refund == {
+        "refundId": refund["refundId"],
+        "transactionId": transaction_id,
+        "amount": 250,
+        "currency": "USD",
+        "reason": "torn page",
+        "status": "SUCCESS",
+        "failureReason": None,
+        "createdAt": refund["createdAt"],
+    }
+    for who in (bearer(), bearer(MERCHANT, Role.MERCHANT), bearer("usr_admin", Role.ADMIN)):
+        listed = await client.get(f"/payment/{transaction_id}/refunds", headers=who)
+        assert listed.json() == {"items": [refund], "nextCursor": None}
+    payment = (await client.get(f"/payment/{transaction_id}", headers=bearer())).json()
+    assert (payment["status"], payment["refundedAmount"]) == ("PARTIALLY_REFUNDED", 250)
+
+
+@pytest.mark.parametrize("what", ["capture", "void", "refund"])
+async def test_copies_of_an_operation_get_the_first_answer_byte_by_byte(
+    client: httpx2.AsyncClient, wallet: MemoryWallet, held: str, what: str
+) -> None:
+    wallet.credit(MERCHANT, 100)
+    if what == "refund":
+        await operate(client, held, "capture")
+
+    answers = [
+        await operate(client, held, what, **{"Idempotency-Key": "key", "X-Request-Id": f"r{n}"}) for n in range(3)
+    ]
+
+    assert len({(answer.status_code, answer.content) for answer in answers}) == 1
+    assert [answer.headers.get("idempotent-replayed") for answer in answers] == [None, "true", "true"]
+    other = "capture" if what == "void" else "void"
+    reused = await operate(client, held, other, **{"Idempotency-Key": "key"})
+    assert slug(reused) == (422, "idempotency-key-reused")
+
+
+@pytest.mark.parametrize("what", ["capture", "void", "refund"])
+async def test_an_operation_that_the_state_forbids_is_a_conflict(
+    client: httpx2.AsyncClient, held: str, what: str
+) -> None:
+    if what != "refund":
+        await operate(client, held, "void")
+
+    answer = await operate(client, held, what)
+
+    assert slug(answer) == (409, "invalid-state")
+    assert (answer.json()["transactionId"], answer.json()["failureReason"]) == (held, "INVALID_STATE")
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "pointer"),
+    [
+        ("capture", {"amount": 0}, "/amount"),
+        ("capture", {"amount": 1251}, "/amount"),
+        ("capture", {"amount": 12.5}, "/amount"),
+        ("capture", {"amount": "12"}, "/amount"),
+        ("capture", {"reason": "x"}, "/reason"),
+        ("void", {"amount": 1}, "/amount"),
+        ("refund", {"amount": 0}, "/amount"),
+        ("refund", {"amount": 10**15 + 1}, "/amount"),
+        ("refund", {"reason": ""}, "/reason"),
+        ("refund", {"reason": "x" * 501}, "/reason"),
+        ("refund", {"fee": 1}, "/fee"),
+    ],
+)
+async def test_a_wrong_field_of_an_operation_is_named_and_nothing_moves(
+    client: httpx2.AsyncClient, held: str, what: str, body: Any, pointer: str
+) -> None:
+    before = await client.get(f"/payment/{held}", headers=bearer())
+
+    answer = await operate(client, held, what, body)
+
+    assert slug(answer) == (422, "validation-error")
+    assert answer.json()["errors"][0]["pointer"] == pointer
+    assert (await client.get(f"/payment/{held}", headers=bearer())).json() == before.json()
+
+
+@pytest.mark.parametrize("what", ["capture", "void", "refund"])
+async def test_only_its_merchant_and_administrators_operate_on_a_payment(
+    client: httpx2.AsyncClient, held: str, what: str
+) -> None:
+    address = f"/payment/{held}/{what}"
+
+    assert slug(await client.post(address)) == (401, "invalid-token")
+    for who in (bearer(), bearer("cli_backend", Role.SERVICE)):
+        assert slug(await client.post(address, headers=who)) == (403, "forbidden")
+    other = bearer(STRANGER, Role.MERCHANT)
+    nobodys = await client.post(f"/payment/{UNKNOWN}/{what}", headers=other)
+    elses = await client.post(address, headers=other)
+    assert slug(elses) == slug(nobodys) == (404, "not-found")
+    assert elses.json()["detail"] == nobodys.json()["detail"]
+
+
+@pytest.mark.parametrize(("amount", "reasons"), [(1250, []), (FUNDS + 1, ["INSUFFICIENT_FUNDS"])])
+async def test_a_quote_has_the_fee_and_says_whether_it_would_succeed(
+    client: httpx2.AsyncClient, wallet: MemoryWallet, amount: int, reasons: list[str]
+) -> None:
+    answer = await client.post("/payment/quote", json=ORDER | {"amount": amount}, headers=bearer())
+
+    fee = TWO_PERCENT.of(amount, "USD")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "amount": amount,
+        "currency": "USD",
+        "fee": fee,
+        "netAmount": amount - fee,
+        "wouldSucceed": not reasons,
+        "reasons": reasons,
+    }
+    assert wallet.outcomes == {}
+    assert await listed(client, bearer()) == []
+
+
+async def test_a_hold_lasts_as_long_as_is_configured(sqlite_url: str, wallet: MemoryWallet) -> None:
+    """And the platform ends it by itself, without anybody asking."""
+    notification = MemoryNotification()
+    async with served(sqlite_url, wallet, notification, hold_seconds=1) as client:
+        payment = (await initiate(client, ORDER | {"capture": False})).json()
+        async with asyncio.timeout(20):
+            while (event := await notification.next_event()).name != "payment.expired":
+                pass
+        after = (await client.get(f"/payment/{payment['transactionId']}", headers=bearer())).json()
+
+    assert (event.data["transactionId"], event.recipients) == (payment["transactionId"], (CUSTOMER, MERCHANT))
+    assert after["status"] == "EXPIRED"
 
 
 # --- looking ------------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
 
 from ewallet.kernel.caller import Role
-from ewallet.kernel.errors import OutcomeUnknown, Refusal, Refused
+from ewallet.kernel.clock import system_clock
+from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal, Refused
 from ewallet.payment import messages
 from ewallet.payment.service import PaymentService
 from ewallet.payment.worker import Recovery
@@ -24,12 +26,20 @@ from tests.support.payment import (
     STRANGER,
     TWO_PERCENT,
     HandClock,
+    authorized,
     caller,
+    capture,
+    now,
     order,
     outbox_events,
     paid,
     pay,
     payment_database,
+    payment_of,
+    refund,
+    refund_of,
+    refused,
+    void,
 )
 from tests.support.wallet import available, open_wallet, running_wallet
 
@@ -186,3 +196,132 @@ async def test_a_line_that_loses_every_third_message_loses_no_money(platform: Pl
     assert all(answered.replayed for answered in answers)
     assert await platform.balances() == (FUNDS - 60 * 100, 60 * 98)
     assert platform.events() == 60
+
+
+# --- holds and refunds --------------------------------------------------------------------------------------------
+
+
+async def wallet_of(platform: Platform, owner: str) -> tuple[int, int]:
+    """What is available and what is held."""
+    wallet = await platform.wallet.wallet(ADMIN, owner)
+    assert not isinstance(wallet, Refusal)
+    return wallet.balances[0].available, wallet.balances[0].held
+
+
+async def test_a_hold_a_capture_and_refunds_leave_the_books_in_balance(platform: Platform) -> None:
+    service = platform.payment
+    payment_id = await authorized(service, 1000)
+    assert await wallet_of(platform, CUSTOMER) == (FUNDS - 1000, 1000)
+
+    captured = payment_of(await capture(service, payment_id, amount=750))
+    assert (captured.fee, await platform.balances()) == (15, (FUNDS - 750, 735))
+    refunds = [refund_of(await refund(service, payment_id, amount=amount)) for amount in (250, 485)]
+
+    assert {each.status for each in refunds} == {"SUCCESS"}
+    assert await platform.balances() == (FUNDS - 15, 0)
+    assert refused(await refund(service, payment_id)).reason is Reason.INSUFFICIENT_FUNDS
+    assert await wallet_of(platform, CUSTOMER) == (FUNDS - 15, 0)
+
+
+async def test_of_200_concurrent_holds_exactly_those_are_placed_that_there_is_money_for(platform: Platform) -> None:
+    asked = order(amount=FUNDS // 10, capture=False)
+
+    answers = [
+        answered.answer for answered in await asyncio.gather(*(pay(platform.payment, asked) for _ in range(200)))
+    ]
+
+    held = [answer for answer in answers if isinstance(answer, messages.Payment)]
+    assert len(held) == 10
+    assert await wallet_of(platform, CUSTOMER) == (0, FUNDS)
+    ends = [capture if number % 2 else void for number in range(10)]
+    await asyncio.gather(
+        *(end(platform.payment, payment.transaction_id) for end, payment in zip(ends, held, strict=True))
+    )
+    assert await wallet_of(platform, CUSTOMER) == (FUNDS // 2, 0)
+
+
+@pytest.mark.parametrize("frozen", [CUSTOMER, MERCHANT])
+async def test_frozen_money_is_neither_held_nor_captured_nor_refunded_but_released(
+    platform: Platform, frozen: str
+) -> None:
+    """A hold may end while a wallet is frozen, because nothing moves then; MISTAKES 21."""
+    service = platform.payment
+    to_capture, to_void = await authorized(service), await authorized(service)
+    to_refund = (await paid(service, order())).transaction_id
+    await platform.wallet.change_status(ADMIN, frozen, Change.FREEZE, "a reason")
+
+    assert await fail(platform, order(capture=False)) == "WALLET_FROZEN"
+    assert refused(await capture(service, to_capture)).reason is Reason.WALLET_FROZEN
+    assert refused(await refund(service, to_refund)).reason is Reason.WALLET_FROZEN
+    assert payment_of(await void(service, to_void)).status == "VOIDED"
+
+    await platform.wallet.change_status(ADMIN, frozen, Change.UNFREEZE, "a reason")
+    assert payment_of(await capture(service, to_capture)).status == "SUCCESS"
+    assert refund_of(await refund(service, to_refund)).status == "SUCCESS"
+
+
+async def test_a_wallet_with_a_hold_does_not_close_and_nothing_goes_to_a_closed_one(platform: Platform) -> None:
+    service = platform.payment
+    payment_id = await authorized(service, FUNDS)
+    for owner in (CUSTOMER, MERCHANT):
+        closing = await platform.wallet.change_status(ADMIN, owner, Change.CLOSE, "a reason")
+        assert isinstance(closing, Refusal)
+        assert closing.reason is Reason.INVALID_STATE
+    await capture(service, payment_id)
+    await platform.wallet.change_status(ADMIN, CUSTOMER, Change.CLOSE, "a reason")
+
+    assert refused(await refund(service, payment_id, amount=1)).reason is Reason.WALLET_CLOSED
+
+
+async def test_an_expired_hold_is_free_again_and_stays_so(platform: Platform) -> None:
+    """Both services end it, each by its own clock; whoever comes later finds it ended."""
+    database = platform.payment._database
+    short = PaymentService(
+        database, platform.line, fees=TWO_PERCENT, hold_seconds=1, clock=system_clock, events_added=lambda: None
+    )
+    payment_id = await authorized(short)
+    async with asyncio.timeout(20):
+        while (await now(short, payment_id)).status == "AUTHORIZED":
+            await Recovery(short.saga).run_once()
+            await asyncio.sleep(0.05)
+    await platform.wallet.expire_holds()
+
+    assert (await now(short, payment_id)).status == "EXPIRED"
+    assert await wallet_of(platform, CUSTOMER) == (FUNDS, 0)
+    assert refused(await capture(short, payment_id)).reason is Reason.INVALID_STATE
+
+
+async def test_a_line_that_loses_every_third_message_ends_each_hold_once(platform: Platform) -> None:
+    service = platform.payment
+    payment_ids = [await authorized(service, 100) for _ in range(30)]
+    platform.line.odds = 1 / 3
+    await asyncio.gather(
+        *(end(service, payment_id) for payment_id in payment_ids for end in (capture, void)), return_exceptions=True
+    )
+    platform.line.odds = 0
+    platform.clock.forward(seconds=6)
+    await Recovery(service.saga).run_once()
+
+    states = Counter([(await now(service, payment_id)).status for payment_id in payment_ids])
+
+    assert platform.line.lost > 0
+    assert states.keys() <= {"SUCCESS", "VOIDED"}
+    assert await wallet_of(platform, CUSTOMER) == (FUNDS - 100 * states["SUCCESS"], 0)
+    assert (await platform.balances())[1] == 98 * states["SUCCESS"]
+
+
+async def test_a_quote_names_what_the_wallet_would_say_and_changes_no_balance(platform: Platform) -> None:
+    async def reasons(amount: int, merchant_id: str = MERCHANT, currency: str = "USD") -> list[str]:
+        asked = messages.QuotePayment(merchant_id=merchant_id, amount=amount, currency=currency)
+        quote = await platform.payment.quote(caller(), asked)
+        assert isinstance(quote, messages.Quote)
+        assert quote.would_succeed == (not quote.reasons)
+        return quote.reasons
+
+    assert await reasons(FUNDS) == []
+    assert await reasons(FUNDS + 1) == ["INSUFFICIENT_FUNDS"]
+    assert await reasons(1, STRANGER) == ["UNKNOWN_MERCHANT"]
+    assert await reasons(1, currency="EUR") == ["CURRENCY_MISMATCH"]
+    await platform.wallet.change_status(ADMIN, MERCHANT, Change.FREEZE, "a reason")
+    assert await reasons(1) == ["WALLET_FROZEN"]
+    assert await platform.balances() == (FUNDS, 0)

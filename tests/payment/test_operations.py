@@ -865,3 +865,55 @@ async def test_an_expiry_is_never_given_up(service: PaymentService, wallet: Memo
     assert await Recovery(service.saga).run_once() == 1
 
     assert (await now(service, payment_id)).status == "EXPIRED"
+
+
+# --- quotes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("amount", "merchant_id", "reasons"),
+    [
+        (1250, MERCHANT, []),
+        (FUNDS, MERCHANT, []),
+        (FUNDS + 1, MERCHANT, ["INSUFFICIENT_FUNDS"]),
+        (1250, STRANGER, ["UNKNOWN_MERCHANT"]),
+    ],
+)
+async def test_a_quote_is_what_a_payment_would_come_to_and_writes_nothing(
+    service: PaymentService, wallet: MemoryWallet, amount: int, merchant_id: str, reasons: list[str]
+) -> None:
+    quote = await service.quote(caller(), quoted(merchant_id, amount))
+
+    assert isinstance(quote, messages.Quote)
+    assert (quote.would_succeed, quote.reasons) == (not reasons, reasons)
+    assert (quote.amount, quote.fee, quote.net_amount) == (amount, amount // 50, amount - amount // 50)
+    assert money(wallet) == (FUNDS, 0, 0, 0)
+    assert service._database.read(lambda tx: store.page(tx, limit=9)) == []
+    answered = await pay(service, order(merchant_id, amount))
+    assert isinstance(answered.answer, Refusal) == bool(reasons)
+
+
+@ON_SQLITE
+async def test_a_quote_tells_of_an_amount_that_the_fee_would_eat_up(database: Database, wallet: MemoryWallet) -> None:
+    service = payment_service(database, wallet, fees=FeeSchedule.parse("USD=0+30", default_basis_points=0))
+
+    quote = await service.quote(caller(), quoted(MERCHANT, 30))
+
+    assert isinstance(quote, messages.Quote)
+    assert (quote.fee, quote.net_amount, quote.reasons) == (30, 0, ["AMOUNT_TOO_SMALL"])
+
+
+@ON_SQLITE
+async def test_a_quote_in_no_currency_is_refused(service: PaymentService) -> None:
+    asked = messages.QuotePayment(merchant_id=MERCHANT, amount=1, currency="XYZ")
+
+    assert refused_quote(await service.quote(caller(), asked)).errors[0].pointer == "/currency"
+
+
+def refused_quote(quote: messages.Quote | Refusal) -> Refusal:
+    assert isinstance(quote, Refusal)
+    return quote
+
+
+def quoted(merchant_id: str, amount: int) -> messages.QuotePayment:
+    return messages.QuotePayment(merchant_id=merchant_id, amount=amount, currency="USD")

@@ -233,8 +233,14 @@ class User:
         return response.json() if response.content else None
 
     def available(self, currency: str = "USD") -> int:
+        return self._balance(currency, "available")
+
+    def held(self, currency: str = "USD") -> int:
+        return self._balance(currency, "held")
+
+    def _balance(self, currency: str, member: str) -> int:
         wallet = self.answer("GET", f"/wallet/{self.user_id}")
-        by_currency: dict[str, int] = {balance["currency"]: balance["available"] for balance in wallet["balances"]}
+        by_currency: dict[str, int] = {balance["currency"]: balance[member] for balance in wallet["balances"]}
         return by_currency[currency]
 
     def inbox(self) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from ewallet.payment.messages import (
     Payment,
     PaymentHistory,
     PaymentList,
+    Quote,
+    QuotePayment,
     Refund,
     RefundList,
     RefundPayment,
@@ -96,6 +98,11 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
         A refused payment is kept: its problem has `transactionId` and `failureReason`.
         """
         return _answer(request, unwrap(await service.initiate(caller_of(request), data, idempotency_key(request))))
+
+    @post("/payment/quote", status_code=200, **protected({Role.CUSTOMER}))
+    async def quote_payment(request: Request[Any, Any, Any], data: JSONBody[QuotePayment]) -> Quote:
+        """What a payment would cost, and whether it would succeed right now. Nothing is written and nothing is held."""
+        return unwrap(await service.quote(caller_of(request), data))
 
     @post(
         "/payment/{transaction_id:str}/capture",
@@ -189,6 +196,7 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
 
     return [
         initiate_payment,
+        quote_payment,
         capture_payment,
         void_payment,
         refund_payment,

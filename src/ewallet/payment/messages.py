@@ -33,6 +33,14 @@ class InitiatePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
     capture: Annotated[bool, Meta(description="false: only hold the money, for the merchant to capture later")] = True
 
 
+class QuotePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Ask what a payment out of the caller's own wallet would cost, and whether it would succeed."""
+
+    merchant_id: MerchantId
+    amount: Amount
+    currency: Currency
+
+
 class CapturePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Take what is held for a payment: all, or the ``amount`` given, which releases the rest."""
 
@@ -72,6 +80,17 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     failure_reason: str | None
     created_at: str
     updated_at: str
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A payment that nobody has made: its fee, and whether it would succeed right now. ``reasons`` say why not."""
+
+    amount: int
+    currency: str
+    fee: int
+    net_amount: int
+    would_succeed: bool
+    reasons: list[str]
 
 
 class PaymentList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

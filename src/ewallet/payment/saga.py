@@ -165,6 +165,10 @@ class Saga:
             log.warning("payment.outcome_unknown", payment=intent.own.id, error=repr(error))
             raise Refused(_unknown_outcome(intent.payment, error)) from error
 
+    async def foretell(self, intent: Intent) -> Verdict:
+        """The verdict that the wallet would come to right now; nothing is stored and nothing moves."""
+        return _verdict(await self._wallet.try_group(_group_order(intent, postings.group_of(intent))))
+
     # --- the steps ------------------------------------------------------------------------------------------------
 
     async def _begin(self, step: Begin, deadline: float) -> Intent:

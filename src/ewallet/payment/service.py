@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import Clock, rfc3339
-from ewallet.kernel.errors import Refusal, invalid, not_found
+from ewallet.kernel.errors import Reason, Refusal, invalid, not_found
 from ewallet.kernel.ids import ID_PATTERN, is_id, new_id
 from ewallet.kernel.money import Money, is_currency
 from ewallet.payment import messages, store, verify
@@ -91,12 +91,35 @@ class PaymentService:
         ``timeout`` is raised where the outcome is not known in time.
         """
         if not is_currency(order.currency):
-            return invalid("/currency", f"{order.currency} is not a currency of ISO 4217 that the platform knows.")
+            return _unknown_currency(order.currency)
         request = Request.of(caller, key, "initiate", order)
         fee = self._fees.fee_on(order.amount, order.currency)
         if isinstance(fee, Refusal):
             return await self._earlier_answer(request) or fee
         return await self._carried_out(Intent(self._new_payment(request, order, fee)), caller)
+
+    async def quote(self, caller: Caller, order: messages.QuotePayment) -> messages.Quote | Refusal:
+        """What a payment would cost and whether it would succeed right now. Refused with ``validation-error``."""
+        if not is_currency(order.currency):
+            return _unknown_currency(order.currency)
+        charge = Charge(order.amount, self._fees.of(order.amount, order.currency))
+        failure = await self._failure_foretold(caller, order, charge)
+        return messages.Quote(
+            amount=charge.amount,
+            currency=order.currency,
+            fee=charge.fee,
+            net_amount=charge.net,
+            would_succeed=failure is None,
+            reasons=[] if failure is None else [failure.code],
+        )
+
+    async def _failure_foretold(self, caller: Caller, order: messages.QuotePayment, charge: Charge) -> Reason | None:
+        if charge.net <= 0:
+            return Reason.AMOUNT_TOO_SMALL
+        wanted = messages.InitiatePayment(merchant_id=order.merchant_id, amount=order.amount, currency=order.currency)
+        payment = self._new_payment(Request.of(caller, None, "quote", order), wanted, charge.fee)
+        verdict = await self.saga.foretell(Intent(payment))
+        return verdict.failure.reason if verdict.failure else None
 
     # The operations on a payment are refused like initiate, and with ``not-found``; stored is also ``invalid-state``.
 
@@ -293,6 +316,10 @@ class PaymentService:
 
 
 _NO_SUCH_PAYMENT = not_found("payment")
+
+
+def _unknown_currency(code: str) -> Refusal:
+    return invalid("/currency", f"{code} is not a currency of ISO 4217 that the platform knows.")
 
 
 # --- rendering ----------------------------------------------------------------------------------------------------

@@ -46,9 +46,13 @@ class FeeSchedule:
             by_currency[currency] = rule
         return cls(FeeRule(default_basis_points), by_currency)
 
+    def of(self, amount: int, currency: str) -> int:
+        """The fee on an amount, though it may leave nothing of it."""
+        return self.by_currency.get(currency, self.default).fee(amount)
+
     def fee_on(self, amount: int, currency: str) -> int | Refusal:
         """The fee on a payment. Refused with ``amount-too-small`` where nothing would be left for the merchant."""
-        fee = self.by_currency.get(currency, self.default).fee(amount)
+        fee = self.of(amount, currency)
         if fee >= amount:
             fee_shown, amount_shown = Money(fee, currency), Money(amount, currency)
             detail = f"The fee of {fee_shown} leaves nothing of {amount_shown} for the merchant: pay more at once."
