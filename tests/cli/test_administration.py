@@ -112,7 +112,7 @@ def test_the_demo_finds_somebody_who_may_credit_a_wallet(run_there: Run, adminis
 
     assert shown.status == 0, shown.err
     assert (f"administrator {administrator}" if administrator else "service client cli_") in shown.out
-    for words in ("12.50 USD", "0.25 USD", "12.25 USD", "87.50 USD", "/problems/insufficient-funds", "payment.failed"):
+    for words in ("12.50 USD", "0.25 USD", "12.25 USD", "67.50 USD", "/problems/insufficient-funds", "payment.failed"):
         assert words in shown.out
 
 

@@ -31,6 +31,47 @@ def test_a_customer_pays_a_merchant_and_every_cent_is_accounted_for(people: Peop
     assert (customer.available(), merchant.available()) == (87_50, 12_25)
 
 
+def test_a_merchant_captures_a_part_of_what_is_held_and_refunds_a_part_of_that(people: People) -> None:
+    customer, merchant = people.customer(with_amount=100_00), people.merchant()
+    held = customer.answer("POST", "/payment/initiate", payment(merchant, 50_00, capture=False, reference="room 7"))
+    path = f"/payment/{held['transactionId']}"
+    assert (held["status"], customer.available(), customer.held()) == ("AUTHORIZED", 50_00, 50_00)
+
+    captured = merchant.answer("POST", f"{path}/capture", {"amount": 40_00})
+    refund = merchant.answer("POST", f"{path}/refund", {"amount": 10_00, "reason": "no breakfast"})
+
+    assert (captured["status"], captured["amount"], captured["authorizedAmount"]) == ("SUCCESS", 40_00, 50_00)
+    assert (refund["status"], refund["amount"]) == ("SUCCESS", 10_00)
+    assert (customer.available(), customer.held(), merchant.available()) == (70_00, 0, 29_20)
+    now = customer.answer("GET", path)
+    assert (now["status"], now["refundedAmount"]) == ("PARTIALLY_REFUNDED", 10_00)
+    customer.notified_of("wallet.credited", "payment.authorized", "payment.succeeded", "payment.refunded")
+    merchant.notified_of("payment.authorized", "payment.succeeded", "payment.refunded")
+
+
+def test_a_hold_that_is_voided_gives_the_money_back_whole(people: People) -> None:
+    customer, merchant = people.customer(with_amount=100_00), people.merchant()
+    held = customer.answer("POST", "/payment/initiate", payment(merchant, 50_00, capture=False))
+
+    voided = merchant.answer("POST", f"/payment/{held['transactionId']}/void")
+
+    assert (voided["status"], customer.available(), customer.held(), merchant.available()) == ("VOIDED", 100_00, 0, 0)
+    late = merchant.post(f"/payment/{held['transactionId']}/capture")
+    assert (late.status_code, late.json()["type"]) == (409, "/problems/invalid-state")
+    customer.notified_of("wallet.credited", "payment.authorized", "payment.voided")
+
+
+def test_a_quote_foretells_the_payment(people: People) -> None:
+    customer, merchant = people.customer(with_amount=10_00), people.merchant()
+
+    fine = customer.answer("POST", "/payment/quote", payment(merchant, 10_00))
+    too_much = customer.answer("POST", "/payment/quote", payment(merchant, 10_01))
+
+    assert (fine["fee"], fine["netAmount"], fine["wouldSucceed"], fine["reasons"]) == (20, 9_80, True, [])
+    assert (too_much["wouldSucceed"], too_much["reasons"]) == (False, ["INSUFFICIENT_FUNDS"])
+    assert customer.available() == 10_00
+
+
 def test_both_sides_see_the_receipt_and_nobody_else_does(people: People) -> None:
     customer, merchant, stranger = people.customer(with_amount=100_00), people.merchant(), people.customer()
     receipt = customer.answer("POST", "/payment/initiate", payment(merchant, 12_50))
@@ -272,8 +313,10 @@ def test_the_demo_runs_to_its_end(running: Platform) -> None:
     shown = running.run("demo")
 
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    for words in ("12.50 USD", "0.25 USD", "12.25 USD", "87.50 USD", "/problems/insufficient-funds", "payment.failed"):
+    for words in ("12.50 USD", "0.25 USD", "12.25 USD", "67.50 USD", "31.65 USD", "/problems/insufficient-funds"):
         assert words in shown.stdout
+    for event in ("succeeded", "authorized", "refunded", "failed"):
+        assert f"payment.{event}" in shown.stdout
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------

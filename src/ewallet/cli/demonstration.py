@@ -1,4 +1,4 @@
-"""The command `demo`: one payment, told as a story, against a running platform and through its public API only."""
+"""The command `demo`: payments, told as a story, against a running platform and through its public API only."""
 
 import secrets
 import time
@@ -16,6 +16,9 @@ from ewallet.plumbing.settings import Settings
 CURRENCY = "USD"
 CREDITED = Money(100_00, CURRENCY)
 PAID = Money(12_50, CURRENCY)
+HELD = Money(40_00, CURRENCY)
+CAPTURED = Money(30_00, CURRENCY)
+REFUNDED = Money(10_00, CURRENCY)
 TOO_MUCH = Money(500_00, CURRENCY)
 
 TIMEOUT_SECONDS = 15.0
@@ -91,6 +94,9 @@ def _tell(platform: Platform, settings: Settings) -> None:
     _credit(platform, ada, staff_token)
     _pay(platform, ada, bookshop)
     _pay_too_much(platform, ada, bookshop)
+    held_id = _hold(platform, ada, bookshop)
+    _capture(platform, bookshop, held_id)
+    _refund(platform, bookshop, held_id)
     _show_balances(platform, ada, bookshop)
     _show_inboxes(platform, ada, bookshop)
 
@@ -172,6 +178,45 @@ def _pay_too_much(platform: Platform, ada: Person, bookshop: Person) -> None:
     )
 
 
+def _hold(platform: Platform, ada: Person, bookshop: Person) -> str:
+    """The id of the payment whose money is held."""
+    _heading(f"Ada orders books that are not in stock: {HELD} are held")
+    order = _order(bookshop, HELD, "order-1003") | {"capture": False}
+    payment = platform.ask("POST", "/payment/initiate", order, token=ada.token)
+    _facts(
+        payment=payment["transactionId"],
+        status=payment["status"],
+        held=f"{_amount(payment)}   still Ada's, but not available to her",
+    )
+    payment_id: str = payment["transactionId"]
+    return payment_id
+
+
+def _capture(platform: Platform, bookshop: Person, payment_id: str) -> None:
+    _heading(f"The bookshop captures {CAPTURED}: one book is out of print")
+    body = {"amount": CAPTURED.amount}
+    payment = platform.ask("POST", f"/payment/{payment_id}/capture", body, token=bookshop.token)
+    _facts(
+        status=payment["status"],
+        held=_amount(payment, "authorizedAmount"),
+        captured=f"{_amount(payment)}   leaves Ada's wallet, the rest is released",
+        net=f"{_amount(payment, 'netAmount')}   reaches the bookshop",
+    )
+
+
+def _refund(platform: Platform, bookshop: Person, payment_id: str) -> None:
+    _heading(f"The bookshop refunds {REFUNDED}: one book is damaged")
+    body = {"amount": REFUNDED.amount, "reason": "A damaged book"}
+    refund = platform.ask("POST", f"/payment/{payment_id}/refund", body, token=bookshop.token)
+    payment = platform.ask("GET", f"/payment/{payment_id}", token=bookshop.token)
+    _facts(
+        refund=refund["refundId"],
+        status=refund["status"],
+        amount=f"{_amount(refund)}   back in Ada's wallet",
+        payment=f"{payment['status']}   {_amount(payment, 'refundedAmount')} of {_amount(payment)}",
+    )
+
+
 def _order(merchant: Person, money: Money, reference: str) -> dict[str, Any]:
     return {
         "merchantId": merchant.user_id,
@@ -193,7 +238,7 @@ def _show_balances(platform: Platform, *people: Person) -> None:
 
 
 def _show_inboxes(platform: Platform, ada: Person, bookshop: Person) -> None:
-    for person, expected in ((ada, 3), (bookshop, 2)):
+    for person, expected in ((ada, 6), (bookshop, 5)):
         _heading(f"Inbox of {person.name}")
         table = columns("event", "title", "body")
         for item in reversed(_inbox(platform, person, expected)):
