@@ -31,7 +31,6 @@ REQUEST_ID_SCOPE_KEY = "ewallet.request_id"
 RETRY_AFTER_SECONDS = 1
 """What a client should wait when nothing better is known."""
 
-
 TITLES: Mapping[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The request cannot be read",
     Reason.IDEMPOTENCY_KEY_INVALID: "The idempotency key is not valid",
