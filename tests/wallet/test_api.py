@@ -425,3 +425,23 @@ def test_the_document_names_the_problems_of_each_endpoint(served: ServedWallet) 
     assert {"wallet-frozen", "wallet-closed"} <= set(problems("/wallet/credit", "409").split(" · "))
     assert {"currency-mismatch", "idempotency-key-reused"} <= set(problems("/wallet/credit", "422").split(" · "))
     assert not [path for path in paths if "internal" in path]
+
+
+async def test_options_tells_every_method_of_an_address(client: httpx2.AsyncClient) -> None:
+    answer = await client.options(f"/wallet/{ALICE}/limits/USD")
+
+    assert (answer.status_code, answer.headers["allow"]) == (204, "DELETE, OPTIONS, PUT")
+
+
+def test_the_document_tells_where_an_idempotency_key_is_taken(served: ServedWallet) -> None:
+    paths = openapi_document(served.application)["paths"]
+
+    taken = {
+        path
+        for path, item in paths.items()
+        for operation in item.values()
+        for parameter in operation.get("parameters", ())
+        if (parameter["name"], parameter["in"]) == ("Idempotency-Key", "header")
+    }
+
+    assert taken == {"/wallet/credit", "/wallet/debit"}

@@ -31,10 +31,10 @@ from ewallet.plumbing.http.contract import (
     EVERYONE,
     REPLAYED_HEADER,
     Cursor,
-    IdempotencyKeyHeader,
     Limit,
     caller_of,
     idempotency_key,
+    moving_money,
     protected,
 )
 from ewallet.plumbing.http.problems import problem_response
@@ -58,13 +58,7 @@ AuditRequest = Annotated[
 PAYEES = frozenset({Role.MERCHANT, Role.ADMIN})
 """Who may capture, void and refund: the payment's merchant, or an administrator."""
 
-EVERY_OPERATION = (
-    Reason.IDEMPOTENCY_KEY_INVALID,
-    Reason.IDEMPOTENCY_KEY_REUSED,
-    Reason.REQUEST_IN_PROGRESS,
-    Reason.INVALID_STATE,
-    Reason.ABANDONED,
-)
+EVERY_OPERATION = (Reason.REQUEST_IN_PROGRESS, Reason.INVALID_STATE, Reason.ABANDONED)
 MOVING_MONEY = (*EVERY_OPERATION, Reason.INSUFFICIENT_FUNDS, Reason.WALLET_FROZEN, Reason.WALLET_CLOSED)
 
 
@@ -73,16 +67,14 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
 
     @post(
         "/payment/initiate",
-        **protected(
+        **moving_money(
             {Role.CUSTOMER},
-            Reason.IDEMPOTENCY_KEY_INVALID,
             Reason.INSUFFICIENT_FUNDS,
             Reason.WALLET_FROZEN,
             Reason.WALLET_CLOSED,
             Reason.REQUEST_IN_PROGRESS,
             Reason.CURRENCY_MISMATCH,
             Reason.UNKNOWN_MERCHANT,
-            Reason.IDEMPOTENCY_KEY_REUSED,
             Reason.AMOUNT_TOO_SMALL,
             Reason.LIMIT_EXCEEDED,
             Reason.ABANDONED,
@@ -91,7 +83,6 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
     async def initiate_payment(
         request: Request[Any, Any, Any],
         data: JSONBody[InitiatePayment],
-        _key: IdempotencyKeyHeader = None,
     ) -> Response[Payment]:
         """Pay a merchant from the caller's own wallet, or have the money held; the answer says how it ended.
 
@@ -107,35 +98,32 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
     @post(
         "/payment/{transaction_id:str}/capture",
         status_code=200,
-        **protected(PAYEES, *MOVING_MONEY, Reason.AMOUNT_TOO_SMALL),
+        **moving_money(PAYEES, *MOVING_MONEY, Reason.AMOUNT_TOO_SMALL),
     )
     async def capture_payment(
         request: Request[Any, Any, Any],
         transaction_id: FromPath[str],
         data: JSONBody[CapturePayment] = CapturePayment(),  # noqa: B008  # immutable: a body without anything in it
-        _key: IdempotencyKeyHeader = None,
     ) -> Response[Payment]:
         """Take the money that is held for a payment. Of less than all of it the rest is released."""
         key = idempotency_key(request)
         return _answer(request, unwrap(await service.capture(caller_of(request), transaction_id, data, key)))
 
-    @post("/payment/{transaction_id:str}/void", status_code=200, **protected(PAYEES, *EVERY_OPERATION))
+    @post("/payment/{transaction_id:str}/void", status_code=200, **moving_money(PAYEES, *EVERY_OPERATION))
     async def void_payment(
         request: Request[Any, Any, Any],
         transaction_id: FromPath[str],
         data: JSONBody[VoidPayment] = VoidPayment(),  # noqa: B008  # as above
-        _key: IdempotencyKeyHeader = None,
     ) -> Response[Payment]:
         """Release the money that is held for a payment."""
         key = idempotency_key(request)
         return _answer(request, unwrap(await service.void(caller_of(request), transaction_id, data, key)))
 
-    @post("/payment/{transaction_id:str}/refund", **protected(PAYEES, *MOVING_MONEY))
+    @post("/payment/{transaction_id:str}/refund", **moving_money(PAYEES, *MOVING_MONEY))
     async def refund_payment(
         request: Request[Any, Any, Any],
         transaction_id: FromPath[str],
         data: JSONBody[RefundPayment] = RefundPayment(),  # noqa: B008  # as above
-        _key: IdempotencyKeyHeader = None,
     ) -> Response[Refund]:
         """Give a payment back to its customer, whole or in parts, out of the merchant's wallet. The fee is kept."""
         key = idempotency_key(request)

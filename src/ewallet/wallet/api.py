@@ -18,11 +18,11 @@ from ewallet.plumbing.http.contract import (
     REPLAYED_HEADER,
     STAFF,
     Cursor,
-    IdempotencyKeyHeader,
     Limit,
     caller_of,
     idempotency_key,
     internal,
+    moving_money,
     protected,
 )
 from ewallet.plumbing.http.problems import problem_response
@@ -51,13 +51,11 @@ from ewallet.wallet.service import Moved, WalletService
 log = structlog.get_logger()
 
 MOVEMENT_PROBLEMS = (
-    Reason.IDEMPOTENCY_KEY_INVALID,
     Reason.INSUFFICIENT_FUNDS,
     Reason.WALLET_FROZEN,
     Reason.WALLET_CLOSED,
     Reason.INVALID_STATE,
     Reason.CURRENCY_MISMATCH,
-    Reason.IDEMPOTENCY_KEY_REUSED,
 )
 
 CustomerId = Annotated[
@@ -86,17 +84,13 @@ AuditRequest = Annotated[
 def routes(service: WalletService) -> list[HTTPRouteHandler]:
     """Every endpoint of the wallet."""
 
-    @post("/wallet/credit", **protected(STAFF, *MOVEMENT_PROBLEMS))
-    async def credit_wallet(
-        request: Request[Any, Any, Any], data: JSONBody[MoveMoney], _key: IdempotencyKeyHeader = None
-    ) -> Response[MoneyMoved]:
+    @post("/wallet/credit", **moving_money(STAFF, *MOVEMENT_PROBLEMS))
+    async def credit_wallet(request: Request[Any, Any, Any], data: JSONBody[MoveMoney]) -> Response[MoneyMoved]:
         """Book money that enters the platform. Repeating the `reference` answers the first answer again."""
         return _moved(request, await service.credit(caller_of(request), data, idempotency_key(request)))
 
-    @post("/wallet/debit", **protected(STAFF, *MOVEMENT_PROBLEMS))
-    async def debit_wallet(
-        request: Request[Any, Any, Any], data: JSONBody[MoveMoney], _key: IdempotencyKeyHeader = None
-    ) -> Response[MoneyMoved]:
+    @post("/wallet/debit", **moving_money(STAFF, *MOVEMENT_PROBLEMS))
+    async def debit_wallet(request: Request[Any, Any, Any], data: JSONBody[MoveMoney]) -> Response[MoneyMoved]:
         """Book money that leaves the platform. Repeating the `reference` answers the first answer again."""
         return _moved(request, await service.debit(caller_of(request), data, idempotency_key(request)))
 

@@ -20,8 +20,8 @@ from ewallet.plumbing.http.contract import (
     ANY_USER,
     DEFAULT_LIMIT,
     Cursor,
-    IdempotencyKeyHeader,
     Limit,
+    MovesMoney,
     caller_of,
     decode_cursor,
     encode_cursor,
@@ -59,12 +59,8 @@ async def get_thing(thing_id: FromPath[str]) -> dict[str, str]:
     return {"id": thing_id}
 
 
-@post("/things", **public(Reason.IDEMPOTENCY_KEY_INVALID))
-async def add_thing(
-    request: Request[Any, Any, Any],
-    data: JSONBody[Body],
-    key: IdempotencyKeyHeader = None,  # noqa: ARG001  # declared for the document, read by idempotency_key
-) -> dict[str, Any]:
+@post("/things", operation_class=MovesMoney, **public(Reason.IDEMPOTENCY_KEY_INVALID))
+async def add_thing(request: Request[Any, Any, Any], data: JSONBody[Body]) -> dict[str, Any]:
     return {"amount": data.amount, "key": idempotency_key(request)}
 
 

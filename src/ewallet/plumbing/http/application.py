@@ -115,8 +115,9 @@ def _operation_id(handler: HTTPRouteHandler, _method: Method, _path: list[str | 
 
 def _as_in_contract(document: dict[str, Any]) -> dict[str, Any]:
     """Litestar's document with the contract's spelling: ``/wallet/{customerId}``, and bounds that are whole numbers."""
+    schemas = document["components"].get("schemas", {})
     paths = {
-        _PATH_PARAMETER.sub(lambda found: _camel_case(found[0]), path): _operations(item)
+        _PATH_PARAMETER.sub(lambda found: _camel_case(found[0]), path): _operations(item, schemas)
         for path, item in document["paths"].items()
     }
     spelled: dict[str, Any] = _with_whole_numbers({**document, "paths": paths})
@@ -126,18 +127,26 @@ def _as_in_contract(document: dict[str, Any]) -> dict[str, Any]:
 _PATH_PARAMETER = re.compile(r"{\w+}")
 
 
-def _operations(item: dict[str, Any]) -> dict[str, Any]:
+def _operations(item: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     """The operations of a path, their path parameters spelled as in the path, each summed up by its own first line."""
-    return {method: _operation(operation) for method, operation in item.items()}
+    return {method: _operation(operation, schemas) for method, operation in item.items()}
 
 
-def _operation(operation: dict[str, Any]) -> dict[str, Any]:
+def _operation(operation: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     spelled = dict(operation)
     if "parameters" in operation:
         spelled["parameters"] = [_spelled(parameter) for parameter in operation["parameters"]]
     if "description" in operation:
         spelled["summary"] = operation["description"].partition("\n\n")[0].rstrip(".")
+    if "requestBody" in operation:
+        spelled["requestBody"] = {**operation["requestBody"], "required": _needed(operation["requestBody"], schemas)}
     return spelled
+
+
+def _needed(body: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """Whether a body must be sent: one that need not say anything may be left out, which Litestar does not know."""
+    references = [content["schema"].get("$ref", "") for content in body["content"].values()]
+    return any(schemas.get(name.rpartition("/")[2], {"required": True}).get("required") for name in references)
 
 
 def _spelled(parameter: dict[str, Any]) -> dict[str, Any]:

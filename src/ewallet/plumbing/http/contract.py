@@ -3,16 +3,17 @@
 import base64
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request
+from litestar import Request, Response
 from litestar.connection import ASGIConnection
-from litestar.datastructures import Headers
 from litestar.enums import RequestEncodingType
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
-from litestar.params import BodyKwarg, HeaderParameter, ParameterKwarg, QueryParameter
+from litestar.openapi.spec import OpenAPIType, Operation, Parameter, Schema
+from litestar.params import BodyKwarg, ParameterKwarg, QueryParameter
 from litestar.utils import get_enum_string_value
 
 from ewallet.kernel.caller import Caller, Role
@@ -162,29 +163,48 @@ def _body_media_type(handler: BaseRouteHandler) -> str | None:
     return get_enum_string_value(declared.media_type if isinstance(declared, BodyKwarg) else RequestEncodingType.JSON)
 
 
-async def check_request(request: Request[Any, Any, Any]) -> None:
-    """Litestar ``before_request`` hook: who may not call stops here, and nothing unknown is silently ignored."""
-    handler, headers = request.route_handler, request.headers
+async def check_request(request: Request[Any, Any, Any]) -> Response[None] | None:
+    """Litestar ``before_request`` hook: who may not call stops here, and nothing unknown is silently ignored.
+
+    OPTIONS is answered here, because Litestar's answer knows only the first handler of an address.
+    """
+    handler = request.route_handler
+    if request.scope["method"] == "OPTIONS":
+        return _options(request)
     admit = handler.opt.get(_ADMIT)
     if admit is not None:
-        request.scope["user"] = await admit(request, bearer_token(headers.getall("authorization", [])))
+        request.scope["user"] = await admit(request, bearer_token(header_values(request, b"authorization")))
     query = request.scope["query_string"]
     if query:
         _check_query(request, _query_parameters(handler))
     needed = _body_media_type(handler)
     if needed is not None:
-        given = headers.get("content-type", "")
-        if given.partition(";")[0].strip().lower() != needed and not _is_rightly_missing(handler, headers):
+        given = next(iter(header_values(request, b"content-type")), "")
+        if given.partition(";")[0].strip().lower() != needed and not _is_rightly_missing(request):
             raise Refused(Refusal(Reason.UNSUPPORTED_MEDIA_TYPE, f"The body must be sent as Content-Type: {needed}."))
-    accept = headers.get("accept")
-    if accept is not None and accept != "*/*":
-        _check_acceptable(accept, _produced(handler))
+    for accept in header_values(request, b"accept")[:1]:
+        if accept != "*/*":
+            _check_acceptable(accept, _produced(handler))
+    return None
 
 
-def _is_rightly_missing(handler: BaseRouteHandler, headers: Headers) -> bool:
+def _options(request: Request[Any, Any, Any]) -> Response[None]:
+    """The methods that an address has (RFC 9110, section 9.3.7)."""
+    here = request.scope["path_template"]
+    methods = {method for route in request.app.routes if route.path_format == here for method in route.methods}
+    return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(methods))})
+
+
+def header_values(request: Request[Any, Any, Any], name: bytes) -> list[str]:
+    """All values of a header, whose name is in lower case; Litestar would first make a dictionary of all headers."""
+    return [value.decode("latin-1") for key, value in request.scope["headers"] if key == name]
+
+
+def _is_rightly_missing(request: Request[Any, Any, Any]) -> bool:
     """Whether there is no body where the handler has a default for it: a request that has nothing more to say."""
-    sent = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    return not sent and handler.parsed_fn_signature.parameters["data"].has_default
+    length = next(iter(header_values(request, b"content-length")), "0")
+    sent = length != "0" or header_values(request, b"transfer-encoding")
+    return not sent and request.route_handler.parsed_fn_signature.parameters["data"].has_default
 
 
 def _check_query(request: Request[Any, Any, Any], known: Mapping[str, type]) -> None:
@@ -230,19 +250,37 @@ _ZERO_QUALITY = re.compile(r"^q=0(\.0{0,3})?$")
 MAXIMUM_KEY_LENGTH = 255
 _VISIBLE_ASCII = re.compile(rf"^[\x21-\x7e]{{1,{MAXIMUM_KEY_LENGTH}}}$")
 
-IdempotencyKeyHeader = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Idempotency-Key",
-        description="1 to 255 visible ASCII characters, quoted or bare. The same key with the same request gets the "
-        "first answer again and moves nothing.",
-    ),
-]
+_IDEMPOTENCY_KEY = Parameter(
+    name="Idempotency-Key",
+    param_in="header",
+    schema=Schema(type=OpenAPIType.STRING),
+    description="1 to 255 visible ASCII characters, quoted or bare. The same key with the same request gets the "
+    "first answer again and moves nothing.",
+)
+
+
+@dataclass
+class MovesMoney(Operation):
+    """An operation that takes an idempotency key.
+
+    It is told here and read by :func:`idempotency_key`: as a parameter of the handler, Litestar would read it, too.
+    """
+
+    def __post_init__(self) -> None:
+        self.parameters = [*(self.parameters or ()), _IDEMPOTENCY_KEY]
+
+
+def moving_money(roles: Collection[Role], *problems: Reason) -> dict[str, Any]:
+    """:func:`protected` for endpoints that take an idempotency key."""
+    return {
+        **protected(roles, Reason.IDEMPOTENCY_KEY_INVALID, Reason.IDEMPOTENCY_KEY_REUSED, *problems),
+        "operation_class": MovesMoney,
+    }
 
 
 def idempotency_key(request: Request[Any, Any, Any]) -> str | None:
     """The request's key, unquoted; Refused with ``idempotency-key-invalid``."""
-    values = request.headers.getall("idempotency-key", [])
+    values = header_values(request, b"idempotency-key")
     if not values:
         return None
     key = values[0]
