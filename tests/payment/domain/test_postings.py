@@ -1,5 +1,6 @@
 """What payments and operations ask of the ledger."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,3 +76,37 @@ def test_a_step_that_is_repeated_has_the_same_ids_and_everything_else_has_others
     assert groups == [group_of(intent) for intent in intents]
     assert len({group.id for group in groups}) == 4
     assert len({leg.id for group in groups for leg in group.legs}) == 8
+
+
+# The ids of steps are stored by the ledger for ever. A release that derived others would not find what an earlier one
+# has done, and would do it again.
+
+
+def test_the_ids_of_a_payment_are_what_they_were_in_every_release() -> None:
+    paying, holding = group_of(Intent(payment())), group_of(Intent(payment(hold_seconds=60)))
+
+    assert paying.id == holding.id == "grp_01m3250v00e4043a37a682da7e"
+    assert [leg.id for leg in paying.legs] == ["trf_01m3250v00a83fe7f2f71b0377", "trf_01m3250v00ce3c1430e18cc5d9"]
+    assert [leg.id for leg in holding.legs] == ["trf_01m3250v003d5c25d9bd3f0804"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "group_id", "leg_ids"),
+    [
+        (
+            Kind.CAPTURE,
+            "grp_01m3250v0030ec846fa0c91599",
+            ["trf_01m3250v006208eb7ad1711ee9", "trf_01m3250v0005c7f3bea6854426"],
+        ),
+        (Kind.VOID, "grp_01m3250v00863a5d3795adbbc3", ["trf_01m3250v009723341a55f49d43"]),
+        (Kind.EXPIRY, "grp_01m3250v0064a7d4a45d989e5b", ["trf_01m3250v00bc3c3ce5121905c1"]),
+        (Kind.REFUND, "grp_01m3250v0037c84c331000da66", ["trf_01m3250v006a61bd788f41d4b1"]),
+    ],
+)
+def test_the_ids_of_an_operation_are_what_they_were_in_every_release(
+    kind: Kind, group_id: str, leg_ids: list[str]
+) -> None:
+    group = group_of(Intent(held(), operation(kind, id=f"{kind.prefix}_01m3250v000gdbp3tn14t1q2bn", fee=5)))
+
+    assert group.id == group_id
+    assert [leg.id for leg in group.legs] == leg_ids

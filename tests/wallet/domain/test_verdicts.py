@@ -11,6 +11,8 @@ def test_every_verdict_has_a_reason_and_a_sentence_for_a_person(verdict: Verdict
     refusal = refusal_of(verdict)
 
     assert 400 <= refusal.status < 500
+    assert refusal.detail[0].isupper()
+    assert refusal.detail[1:].upper() != refusal.detail[1:]
     assert refusal.detail.endswith(".")
 
 
