@@ -54,11 +54,11 @@ chaos-power: $(DEV_INSTALLED) compiler ## Cut the power CUTS times while people 
 mutants: $(DEV_INSTALLED) ## Break the money core in a thousand small ways; the tests must notice nine in ten
 	tools/mutants
 
-# make chaos KILLS=50 SEED=1
+# make chaos KILLS=50 CUTS=300 SEED=1
 KILLS := 500
 
 .PHONY: chaos
-chaos: $(DEV_INSTALLED) ## Kill the platform at every point and KILLS times at random; writes docs/reliability.md
+chaos: $(DEV_INSTALLED) chaos-power ## Cut the power, kill the platform at every point and KILLS times at random; writes docs/reliability.md
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 ##@ Checks
