@@ -36,6 +36,7 @@ from tests.support.payment import (
     pay,
     payment_database,
     payment_of,
+    payment_service,
     refund,
     refund_of,
     refused,
@@ -112,6 +113,27 @@ async def platform(
             yield Platform(payment, wallet, line, clock, lambda: len(outbox_events(database)))
             assert payment.verify() == []
             assert wallet.verify() == []
+
+
+async def test_a_limit_that_stands_against_a_payment_is_named_and_named_again(
+    fresh_databases: Callable[[Backend], dict[str, str]],
+) -> None:
+    urls = fresh_databases("sqlite")
+    with payment_database(urls["payment"]) as database:
+        async with running_wallet(urls["wallet"], limits="USD=per_day:1000") as wallet:
+            await open_wallet(wallet, CUSTOMER, amount=FUNDS)
+            await open_wallet(wallet, MERCHANT, role=Role.MERCHANT)
+            service = payment_service(database, wallet)
+            held = await authorized(service, 700)
+
+            first = await pay(service, order(amount=301), "key")
+            copy = await pay(service, order(amount=301), "key")
+
+            assert refused(first).reason is Reason.LIMIT_EXCEEDED
+            assert refused(first).members["left"] == 300
+            assert (copy.answer, copy.replayed) == (first.answer, True)
+            await capture(service, held, amount=500)
+            assert (await paid(service, order(amount=500))).status == "SUCCESS", "what was not captured counts no more"
 
 
 async def fail(platform: Platform, asked: messages.InitiatePayment) -> str:

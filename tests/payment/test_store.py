@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
-from threading import Barrier
+from queue import Queue
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -15,8 +17,17 @@ from sqlalchemy.exc import DBAPIError
 from ewallet.kernel.errors import Reason
 from ewallet.kernel.ids import new_id
 from ewallet.payment import store
-from ewallet.payment.domain.operations import Intent
-from ewallet.payment.domain.payments import Failure, Payment, PaymentStatus, identity_of, settled
+from ewallet.payment.domain.operations import Intent, Kind, Operation, OperationStatus
+from ewallet.payment.domain.payments import (
+    Charge,
+    Failure,
+    Payment,
+    PaymentStatus,
+    captured,
+    identity_of,
+    refunded,
+    settled,
+)
 from ewallet.plumbing.audit import AuditRecord
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.schema import version_table
@@ -75,6 +86,10 @@ def settle(database: Database, *payments: Payment) -> set[str]:
         return moved
 
     return database.transact(work)
+
+
+def conclude(database: Database, *operations: Operation) -> None:
+    database.transact(lambda tx: store.conclude(tx, [], operations))
 
 
 def found(database: Database, *payments: Payment) -> dict[str, Payment]:
@@ -255,6 +270,116 @@ def test_of_two_processes_that_settle_the_same_payments_each_is_moved_by_one(
     assert ours & theirs == set()
 
 
+# --- operations ---------------------------------------------------------------------------------------------------
+
+
+def operation(of: Payment, kind: Kind = Kind.REFUND, **changes: Any) -> Operation:
+    at = NOW + next(_numbers) * 1000
+    operation_id = new_id(kind.prefix, at)
+    fields: dict[str, Any] = {
+        "id": operation_id,
+        "payment_id": of.id,
+        "kind": kind,
+        "amount": 100,
+        "actor": MERCHANT,
+        "identity": operation_id,
+        "request_hash": "1" * 64,
+        "request_id": "req_operation",
+        "created_at": at,
+        "updated_at": at,
+    }
+    return Operation(**(fields | changes))
+
+
+def begin(database: Database, *operations: Operation) -> None:
+    database.transact(lambda tx: store.create_operations(tx, [(each, LEASE) for each in operations]))
+
+
+def test_a_stored_operation_reads_back_as_it_was_written(database: Database) -> None:
+    limited = Failure(Reason.WALLET_FROZEN, "Gefroren ❄", {"left": 5, "limit": "perDay"})
+    written = operation(payment(), reason="kaputt ☹", status=OperationStatus.FAILED, failure=limited)
+    begin(database, written)
+
+    assert database.read(lambda tx: store.find_operations(tx, [written.id])) == [written]
+    assert database.read(lambda tx: store.find_operations_by_identity(tx, [written.identity])) == [written]
+
+
+def test_what_is_captured_and_refunded_reads_back_as_it_was_written(database: Database) -> None:
+    begun = payment(hold_seconds=60)
+    create(database, begun)
+    held = settled(begun, None, NOW + 1)
+    settle(database, held)
+    after = refunded(captured(held, Charge(400, 8), NOW + 2), 100, NOW + 3)
+
+    database.transact(lambda tx: store.conclude(tx, [after], []))
+
+    assert found(database, begun)[begun.id] == after
+
+
+def test_a_failure_keeps_what_its_problem_says_beside(database: Database) -> None:
+    begun, other = payment(), payment()
+    create(database, begun, other)
+    limited = Failure(Reason.LIMIT_EXCEEDED, "Too much.", {"limit": "perDay", "allowed": 10, "left": 5})
+    failures = [settled(begun, limited, NOW + 1), settled(other, replace(limited, members={"left": 6}), NOW + 1)]
+
+    settle(database, *failures)
+
+    assert found(database, begun, other) == {each.id: each for each in failures}
+
+
+def test_an_operation_is_concluded_with_its_reason(database: Database) -> None:
+    begun = operation(payment())
+    begin(database, begun)
+    failed = replace(begun, status=OperationStatus.FAILED, failure=FROZEN, updated_at=NOW + 9)
+
+    conclude(database, failed)
+
+    assert database.read(lambda tx: store.find_operations(tx, [begun.id])) == [failed]
+
+
+def test_only_refunds_without_a_verdict_are_set_aside(database: Database) -> None:
+    one, other = payment(), payment()
+    done = operation(one)
+    begin(database, operation(one), operation(one), done, operation(one, Kind.CAPTURE), operation(other, amount=7))
+    conclude(database, replace(done, status=OperationStatus.SUCCESS))
+
+    assert database.read(lambda tx: store.being_refunded(tx, [one.id, other.id])) == {one.id: 200, other.id: 7}
+    assert database.read(lambda tx: store.being_refunded(tx, [payment().id])) == {}
+
+
+def test_refunds_are_listed_newest_first_and_nothing_else_is(database: Database) -> None:
+    of = payment()
+    old, new = operation(of), operation(of)
+    begin(database, old, new, operation(of, Kind.VOID), operation(payment()))
+
+    assert database.read(lambda tx: store.refunds_of(tx, of.id, before=None, limit=9)) == [new, old]
+    assert database.read(lambda tx: store.refunds_of(tx, of.id, before=None, limit=1)) == [new]
+    assert database.read(lambda tx: store.refunds_of(tx, of.id, before=new.id, limit=9)) == [old]
+
+
+def test_a_payment_that_another_process_has_locked_is_waited_for(mariadb_url: str) -> None:
+    """The part of a refund that one process sets aside is seen by the next, however close they come."""
+    with payment_database(mariadb_url) as database, payment_database(mariadb_url) as other_process:
+        of = payment()
+        create(database, of)
+        entered, seen = Event(), Queue[dict[str, int]]()
+
+        def second(tx: Connection) -> None:
+            entered.set()
+            store.lock(tx, [of.id])
+            seen.put(store.being_refunded(tx, [of.id]))
+
+        def first(tx: Connection) -> None:
+            store.lock(tx, [of.id])
+            threads.submit(other_process.transact, second)
+            assert entered.wait(10)
+            store.create_operations(tx, [(operation(of), LEASE)])
+
+        with ThreadPoolExecutor(1) as threads:
+            database.transact(first)
+            assert seen.get(timeout=10) == {of.id: 100}
+
+
 # --- recovery -----------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +409,26 @@ def test_a_finished_payment_is_not_claimed(database: Database) -> None:
     settle(database, settled(done, None, NOW))
 
     assert database.transact(lambda tx: store.claim(tx, Intent(done), lease=LEASE, until=LEASE + 1)) is False
+
+
+def test_operations_are_overdue_and_claimed_like_payments_the_longest_first(database: Database) -> None:
+    of = payment()
+    create(database, of)
+    settle(database, settled(of, None, NOW))
+    left, done, later = operation(of), operation(of), operation(of)
+    begin(database, left, done)
+    database.transact(lambda tx: store.create_operations(tx, [(later, LEASE - 1)]))
+    conclude(database, replace(done, status=OperationStatus.SUCCESS))
+    intents = [(Intent(settled(of, None, NOW), later), LEASE - 1), (Intent(settled(of, None, NOW), left), LEASE)]
+
+    assert database.read(lambda tx: store.overdue(tx, now=LEASE + 1, limit=9)) == intents
+    assert database.read(lambda tx: store.overdue(tx, now=LEASE + 1, limit=1)) == intents[:1]
+    assert database.read(lambda tx: store.overdue(tx, now=LEASE - 1, limit=9)) == []
+
+    def claim(tx: Connection) -> bool:
+        return store.claim(tx, intents[1][0], lease=LEASE, until=LEASE + 1)
+
+    assert [database.transact(claim), database.transact(claim)] == [True, False]
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -333,7 +478,15 @@ def test_no_statement_reads_the_whole_table(sqlite_url: str) -> None:
         page(database, customer_id=CUSTOMER, since=NOW)
         page(database, merchant_id=MERCHANT, until=NOW)
         page(database, status=PaymentStatus.FAILED)
-        database.read(lambda tx: store.overdue(tx, now=LEASE, limit=1))
+        refund = operation(first)
+        with before_each_statement(database, note):
+            begin(database, refund)
+            conclude(database, refund)
+            database.transact(lambda tx: store.being_refunded(tx, store.lock(tx, [first.id]).keys()))
+        database.read(lambda tx: store.find_operations_by_identity(tx, [refund.identity]))
+        database.read(lambda tx: store.find_operations(tx, [refund.id]))
+        database.read(lambda tx: store.refunds_of(tx, first.id, before=refund.id, limit=1))
+        database.read(lambda tx: store.overdue(tx, now=LEASE + 1, limit=2))
 
         steps = database.read(plan)
 

@@ -30,6 +30,7 @@ from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.outbox import Event, Undeliverable
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
+from ewallet.wallet.client import WalletClient
 from ewallet.wallet.messages import (
     GroupOrder,
     GroupOutcome,
@@ -277,7 +278,7 @@ def payment_database(url: str) -> Iterator[Database]:
 
 def payment_service(
     database: Database,
-    wallet: MemoryWallet,
+    wallet: WalletClient,
     *,
     clock: Callable[[], int] = system_clock,
     request_seconds: float = 2.0,
