@@ -1,14 +1,17 @@
 """What holds, captures, voids, expiries and refunds promise on both databases, whatever happens on the way."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from ewallet.kernel.caller import Role
 from ewallet.kernel.errors import Reason, Refusal, Refused
 from ewallet.payment import messages, store
 from ewallet.payment.domain.fees import FeeSchedule
+from ewallet.payment.domain.operations import Operation
 from ewallet.payment.service import Answered, PaymentService
 from ewallet.payment.worker import Recovery
 from ewallet.plumbing.database import Database
@@ -52,6 +55,7 @@ from tests.support.payment import (
     states,
     void,
 )
+from tests.support.plumbing import before_each_statement
 
 FUNDS = 10_000
 LEASE_AND_A_BIT = 5.1
@@ -528,6 +532,32 @@ async def test_one_key_for_two_payments_in_two_processes_is_one_operation(
     lost = [refused(answered).reason for answered in answers if isinstance(answered, Refusal)]
     assert lost == [Reason.IDEMPOTENCY_KEY_REUSED]
     assert wallet.held == 1000
+
+
+async def test_a_key_taken_after_we_looked_leads_to_the_winner(mariadb_url: str, wallet: MemoryWallet) -> None:
+    """Two processes look, find nothing and insert; the loser's insert fails, and it reads the winner's row."""
+    with payment_database(mariadb_url) as database, payment_database(mariadb_url) as other_database:
+        service, other = payment_service(database, wallet), payment_service(other_database, wallet)
+        first, second = await authorized(service), await authorized(service)
+        await capture(other, first, "key")
+        [winner] = other_database.read(lambda tx: store.find_operations_by_identity(tx, [f"{MERCHANT} key"]))
+        other_database.transact(
+            lambda tx: tx.execute(store.operations.delete().where(store.operations.c.id == winner.id))
+        )
+
+        def win_before_the_insert(statement: str, parameters: Sequence[Any]) -> None:
+            if statement.startswith("INSERT INTO payment_operations") and winner.identity in parameters:
+                other_database.transact(lambda tx: put_back(tx, winner))
+
+        with before_each_statement(database, win_before_the_insert):
+            assert refused(await capture(service, second, "key")).reason is Reason.IDEMPOTENCY_KEY_REUSED
+
+    assert wallet.held == 1000
+
+
+def put_back(tx: Connection, winner: Operation) -> None:
+    if not store.find_operations(tx, [winner.id]):
+        store.create_operations(tx, [(winner, store.NO_LEASE)])
 
 
 @EVERY

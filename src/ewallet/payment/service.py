@@ -336,11 +336,9 @@ def _answer(intent: Intent) -> messages.Payment | messages.Refund:
         return _message(payments.as_settled(payment))
     match operation.kind:
         case Kind.CAPTURE:
-            return _message(payments.as_ended(payment, PaymentStatus.SUCCESS, operation.updated_at))
-        case Kind.VOID:
-            return _message(payments.as_ended(payment, PaymentStatus.VOIDED, operation.updated_at))
-        case Kind.EXPIRY:
-            return _message(payments.as_ended(payment, PaymentStatus.EXPIRED, operation.updated_at))
+            return _message(payments.as_captured(payment, operation.updated_at))
+        case Kind.VOID | Kind.EXPIRY:
+            return _message(payment)  # It is over: nothing has happened to it since.
         case Kind.REFUND:
             return _refund_message(payment, operation)
     assert_never(operation.kind)

@@ -9,7 +9,7 @@ from ewallet.payment.domain.payments import (
     Charge,
     Failure,
     PaymentStatus,
-    as_ended,
+    as_captured,
     as_settled,
     captured,
     ended,
@@ -108,7 +108,7 @@ def test_the_first_answer_is_found_again_whatever_has_been_done_since() -> None:
 def test_the_answer_to_a_capture_is_found_again_after_refunds() -> None:
     was_captured = captured(held(), Charge(400, 8), NOW + 5)
 
-    again = as_ended(refunded(was_captured, 100, NOW + 9), PaymentStatus.SUCCESS, NOW + 5)
+    again = as_captured(refunded(was_captured, 100, NOW + 9), NOW + 5)
 
     assert (again.status, again.charge, again.refunded_amount, again.updated_at) == (
         "SUCCESS",

@@ -180,6 +180,6 @@ def as_settled(payment: Payment) -> Payment:
     return replace(payment, status=status, captured=None, refunded_amount=0, updated_at=payment.settled_at)
 
 
-def as_ended(payment: Payment, status: PaymentStatus, at: int) -> Payment:
-    """The payment as a capture or void left it at that time, whatever has been refunded since."""
-    return replace(payment, status=status, refunded_amount=0, updated_at=at)
+def as_captured(payment: Payment, at: int) -> Payment:
+    """The payment as its capture left it at that time, whatever has been refunded since."""
+    return replace(payment, status=_SUCCESS, refunded_amount=0, updated_at=at)
