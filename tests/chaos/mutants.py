@@ -112,7 +112,7 @@ def the_fee_is_booked_afterwards() -> None:
             return outcome
         whole = group_of(intent)
         fee = postings.Group(derived_id("grp", intent.own.id, "fee"), whole.legs[1:])
-        await self._wallet.post_group(payment_saga._group_order(intent, fee))
+        await self._wallet.post_group(payment_saga.group_order(intent, fee))
         return outcome
 
     def net_only(intent: Intent) -> postings.Group:
@@ -167,7 +167,7 @@ def a_timeout_is_taken_for_a_refusal() -> None:
 
     async def impatient(_self: Saga, intent: Intent, ask: Ask) -> PaymentVerdict:
         try:
-            outcome = await ask(payment_saga._group_order(intent, postings.group_of(intent)))
+            outcome = await ask(payment_saga.group_order(intent, postings.group_of(intent)))
             failpoints.reached("payment.move.after")
         except OutcomeUnknown:
             return PaymentVerdict(failure=Failure(Reason.INVALID_STATE, "The wallet did not answer in time."))
@@ -181,7 +181,7 @@ def a_timeout_is_compensated() -> None:
     """A lost answer of the wallet is answered by paying the customer back, whatever the wallet has done."""
 
     async def hasty(_self: Saga, intent: Intent, ask: Ask) -> PaymentVerdict:
-        order = payment_saga._group_order(intent, postings.group_of(intent))
+        order = payment_saga.group_order(intent, postings.group_of(intent))
         try:
             outcome = await ask(order)
             failpoints.reached("payment.move.after")

@@ -10,8 +10,8 @@ from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import OutcomeUnknown, Reason
 from ewallet.plumbing.http.doors import Door
-from ewallet.wallet.client import HttpWallet, WalletClient
-from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupPosted, GroupRefused, OpenWallet
+from ewallet.wallet.client import HttpWallet, WalletBooks, WalletClient
+from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupPosted, GroupRefused, OpenWallet, StoredOrders
 from tests.support.wallet import (
     ALICE,
     BOB,
@@ -39,7 +39,7 @@ async def http(served: ServedWallet) -> HttpWallet:
 
 
 @pytest.fixture(params=["direct", "http"])
-def wallet(request: pytest.FixtureRequest, served: ServedWallet, http: HttpWallet) -> WalletClient:
+def wallet(request: pytest.FixtureRequest, served: ServedWallet, http: HttpWallet) -> WalletBooks:
     return served.service if request.param == "direct" else http
 
 
@@ -119,6 +119,33 @@ async def test_a_group_with_an_outcome_is_not_abandoned_any_more(wallet: WalletC
 
     assert await wallet.abandon_group(order) == outcome
     assert await wallet.post_group(order) == outcome
+
+
+@pytest.mark.usefixtures("people")
+async def test_orders_come_back_as_they_were_sent_in_their_sequence_with_their_outcomes(wallet: WalletBooks) -> None:
+    """Without who asked, which only the audit knows. Credits, like the one before, are no orders of another service."""
+    orders = [payment(ALICE, BOB, 1_00, 2), payment(ALICE, BOB, 100_01, 2), payment(ALICE, BOB, 2_00, 4)]
+    orders[2] = msgspec.structs.replace(orders[2], spender=ALICE, memo={"hash": "abc", "metadata": {"table": "7"}})
+    outcomes = [await wallet.post_group(order) for order in orders]
+
+    page = await wallet.orders_after(0)
+
+    sent = [msgspec.structs.replace(order, actor="") for order in orders]
+    assert [(each.order, each.outcome) for each in page.items] == list(zip(sent, outcomes, strict=True))
+    assert page.after is not None
+    assert await wallet.orders_after(page.after) == StoredOrders(items=[], after=None)
+    assert await wallet.find_orders([orders[1].id, "grp_unknown"]) == page.items[1:2]
+
+
+@pytest.mark.usefixtures("people")
+async def test_another_memo_makes_another_order(wallet: WalletClient) -> None:
+    order = payment(ALICE, BOB, 1_00, 2)
+    await wallet.post_group(order)
+
+    outcome = await wallet.post_group(msgspec.structs.replace(order, memo={"hash": "abc"}))
+
+    assert isinstance(outcome, GroupRefused)
+    assert "different memo" in outcome.detail
 
 
 @pytest.mark.usefixtures("people")

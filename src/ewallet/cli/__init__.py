@@ -124,6 +124,14 @@ def restore(folder: Annotated[Path, typer.Argument(help="What `backup` has fille
 
 
 @application.command()
+def reconcile() -> None:
+    """Compare payments with the wallet and put right what can be; exit status 1 when anything is left."""
+    from ewallet.cli import reconciling
+
+    reconciling.reconcile(load_settings())
+
+
+@application.command()
 def demo(
     url: Annotated[str, typer.Option(help="Address of the running platform; from the settings, if not given.")] = "",
 ) -> None:

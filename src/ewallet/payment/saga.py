@@ -35,6 +35,7 @@ from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, R
 from ewallet.kernel.ids import derived_id
 from ewallet.payment import store
 from ewallet.payment.domain import operations, postings, telling
+from ewallet.payment.domain.memos import memo_of
 from ewallet.payment.domain.operations import Intent, Kind, Operation, Verdict
 from ewallet.payment.domain.payments import Failure, Payment, PaymentStatus, settled
 from ewallet.payment.domain.postings import Group, Leg, Side
@@ -167,7 +168,7 @@ class Saga:
 
     async def foretell(self, intent: Intent) -> Verdict:
         """The verdict that the wallet would come to right now; nothing is stored and nothing moves."""
-        return _verdict(await self._wallet.try_group(_group_order(intent, postings.group_of(intent))))
+        return _verdict(await self._wallet.try_group(group_order(intent, postings.group_of(intent))))
 
     # --- the steps ------------------------------------------------------------------------------------------------
 
@@ -192,7 +193,7 @@ class Saga:
 
     async def _ask(self, ask: Ask, intent: Intent, group: Group) -> Verdict:
         """One group's verdict, asked for until it comes."""
-        order, pauses = _group_order(intent, group), _pauses()
+        order, pauses = group_order(intent, group), _pauses()
         while True:
             try:
                 failpoints.reached("payment.move.before")
@@ -254,7 +255,7 @@ class Saga:
 
     async def _note_failure(self, intent: Intent) -> None:
         """Remember since when an intent has failed though the wallet answers; a wallet that is away proves nothing."""
-        nothing = _group_order(intent, Group(derived_id("grp", intent.own.id, "nothing"), ()))
+        nothing = group_order(intent, Group(derived_id("grp", intent.own.id, "nothing"), ()))
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._wallet.try_group(nothing)
@@ -479,7 +480,7 @@ def _unknown_outcome(payment: Payment, error: Exception) -> Refusal:
 # --- the wallet's words -------------------------------------------------------------------------------------------
 
 
-def _group_order(intent: Intent, group: Group) -> GroupOrder:
+def group_order(intent: Intent, group: Group) -> GroupOrder:
     """The same order however often it is sent: everything in it is stored with the intent."""
     payment, operation = intent.payment, intent.operation
     return GroupOrder(
@@ -489,6 +490,7 @@ def _group_order(intent: Intent, group: Group) -> GroupOrder:
         reference=payment.reference,
         description=payment.description,
         spender=payment.customer_id if operation is None else None,
+        memo=memo_of(intent),
         actor=payment.customer_id if operation is None else operation.actor,
         request_id=intent.own.request_id,
     )

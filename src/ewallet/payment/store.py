@@ -342,6 +342,23 @@ def claim(tx: Connection, intent: Intent, *, lease: int, until: int) -> bool:
     return claimed.rowcount == 1
 
 
+# --- reconciling --------------------------------------------------------------------------------------------------
+
+
+def payments_after(tx: Connection, after: str, limit: int) -> list[Intent]:
+    """The next payments that have come to their verdict, by their ids."""
+    query = select(payments).where(_columns.id > after, _columns.status != PaymentStatus.PENDING)
+    return [Intent(_payment(row)) for row in tx.execute(query.order_by(_columns.id).limit(limit))]
+
+
+def operations_after(tx: Connection, after: str, limit: int) -> list[Intent]:
+    """The next operations that have come to their verdict, by their ids, with their payments."""
+    query = select(operations).where(_operations.id > after, _operations.status != OperationStatus.PENDING)
+    found = [_operation(row) for row in tx.execute(query.order_by(_operations.id).limit(limit))]
+    payment_by_id = {payment.id: payment for payment in find(tx, {each.payment_id for each in found})}
+    return [Intent(payment_by_id[each.payment_id], each) for each in found]
+
+
 # --- reading ------------------------------------------------------------------------------------------------------
 
 

@@ -26,21 +26,25 @@ from ewallet.plumbing.http.contract import (
     protected,
 )
 from ewallet.plumbing.http.problems import problem_response
-from ewallet.wallet.client import ABANDONS_PATH, GROUPS_PATH, TRIES_PATH, WALLETS_PATH
+from ewallet.wallet.client import ABANDONS_PATH, FIND_PATH, GROUPS_PATH, LIST_PATH, TRIES_PATH, WALLETS_PATH
 from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import (
     AuditTrail,
     ChangeStatus,
+    FindOrders,
     GroupOrder,
     GroupOutcome,
     GroupUnknown,
     LimitsView,
+    ListOrders,
     MoneyMoved,
     MoveMoney,
     OpenBalance,
     OpenWallet,
     SetLimits,
     Statement,
+    StoredOrder,
+    StoredOrders,
     ValidateWallet,
     Validation,
     WalletOpened,
@@ -211,6 +215,16 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         """Orders that their sender gives up, each unless it has an outcome already."""
         return await _outcomes(service.abandon_group, data)
 
+    @post(FIND_PATH, status_code=200, **internal())
+    async def find_groups(data: JSONBody[FindOrders]) -> list[StoredOrder]:
+        """What is stored under some ids; those that are unknown are left out."""
+        return list(await service.find_orders(data.ids))
+
+    @post(LIST_PATH, status_code=200, **internal())
+    async def list_groups(data: JSONBody[ListOrders]) -> StoredOrders:
+        """Orders of other services with their outcomes, in the sequence in which they were decided."""
+        return await service.orders_after(data.after)
+
     @post(WALLETS_PATH, status_code=200, **internal())
     async def open_wallet(data: JSONBody[OpenWallet]) -> WalletOpened:
         """A wallet for a user who has just registered."""
@@ -234,6 +248,8 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         post_groups,
         try_groups,
         abandon_groups,
+        find_groups,
+        list_groups,
         open_wallet,
     ]
 

@@ -7,11 +7,26 @@ from typing import Protocol
 from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing.batching import Failed, Gatherer
 from ewallet.plumbing.http.doors import Door, chunks
-from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupUnknown, OpenWallet, WalletOpened
+from ewallet.wallet.messages import (
+    FindOrders,
+    GroupOrder,
+    GroupOutcome,
+    GroupUnknown,
+    ListOrders,
+    OpenWallet,
+    StoredOrder,
+    StoredOrders,
+    WalletOpened,
+)
 
 GROUPS_PATH = "/internal/wallet/groups"
 TRIES_PATH = "/internal/wallet/groups/try"
 ABANDONS_PATH = "/internal/wallet/groups/abandon"
+FIND_PATH = "/internal/wallet/groups/find"
+LIST_PATH = "/internal/wallet/groups/list"
+
+RECONCILIATION = "reconciliation"
+"""The request on whose behalf orders are looked through."""
 WALLETS_PATH = "/internal/wallet/wallets"
 
 
@@ -36,6 +51,16 @@ class WalletClient(Protocol):
 
         What was abandoned is refused for ever, even where a late copy of the order still arrives.
         """
+
+
+class WalletBooks(WalletClient, Protocol):
+    """What reconciliation may ask beside that: what the wallet has decided so far."""
+
+    async def find_orders(self, ids: Sequence[str]) -> Sequence[StoredOrder]:
+        """Those of some orders that the wallet has decided, in no order."""
+
+    async def orders_after(self, after: int) -> StoredOrders:
+        """A page of the orders of other services, in the sequence in which they were decided."""
 
 
 Orders = Gatherer[GroupOrder, GroupOutcome]
@@ -65,6 +90,15 @@ class HttpWallet:
     async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
         """See :class:`WalletClient`."""
         return await self._abandons.submit(order)
+
+    async def find_orders(self, ids: Sequence[str]) -> Sequence[StoredOrder]:
+        """See :class:`WalletClient`."""
+        wanted = FindOrders(ids=list(ids))
+        return await self._door.post(FIND_PATH, wanted, list[StoredOrder], request_id=RECONCILIATION)
+
+    async def orders_after(self, after: int) -> StoredOrders:
+        """See :class:`WalletClient`."""
+        return await self._door.post(LIST_PATH, ListOrders(after=after), StoredOrders, request_id=RECONCILIATION)
 
     async def _send(self, path: str, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome | Failed]:
         outcomes: list[GroupOutcome | GroupUnknown] = []

@@ -70,7 +70,7 @@ class GroupOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     ``transaction_id`` ties them to a payment on statements and in the audit; ``actor`` and ``request_id`` say who
     asked. ``spender`` is the owner whose limits the group counts towards, if anybody's: with the sum of its POSTED and
-    PENDING transfers out of that owner's account.
+    PENDING transfers out of that owner's account. ``memo`` is the sender's own, kept and given back as it is.
     """
 
     id: str
@@ -79,6 +79,7 @@ class GroupOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     reference: str | None = None
     description: str | None = None
     spender: str | None = None
+    memo: dict[str, Any] | None = None
     actor: str
     request_id: str
 
@@ -112,6 +113,32 @@ class GroupUnknown(msgspec.Struct, frozen=True, kw_only=True, rename="camel", ta
 
     id: str
     error: str
+
+
+class StoredOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An order as the wallet has it, with its outcome. Who asked is in the audit only: ``actor`` is empty here."""
+
+    order: GroupOrder
+    outcome: GroupOutcome
+
+
+class StoredOrders(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Orders in the sequence in which they were decided, and where the next page begins; None: there is nothing."""
+
+    items: list[StoredOrder]
+    after: int | None
+
+
+class FindOrders(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Ask what is stored under some ids."""
+
+    ids: list[str]
+
+
+class ListOrders(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Ask for the orders that were decided after the one at this place; 0 is before the first."""
+
+    after: int
 
 
 def wallet_account(owner: str, currency: str) -> str:

@@ -7,6 +7,7 @@ writes what was decided with a handful of statements (:class:`_Batch`). A refusa
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated, Any, assert_never
 
 import msgspec
@@ -67,6 +68,8 @@ from ewallet.wallet.messages import (
     SetLimits,
     Statement,
     StatementEntry,
+    StoredOrder,
+    StoredOrders,
     TransferOrder,
     ValidateWallet,
     Validation,
@@ -79,6 +82,9 @@ from ewallet.wallet.store import StatementFilter, StoredGroup, StoredKey
 
 EXPIRED_AT_ONCE = 200
 """Holds ended in one round of the expiry; a batch takes no more than 256 items."""
+
+LISTED_AT_ONCE = 500
+"""Audit records behind one page of orders: half a megabyte or so."""
 
 Position = tuple[Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]]
 """Where a page of a list ends: a sequence that the database can compare."""
@@ -648,6 +654,23 @@ class WalletService:
         outcome: GroupOutcome = await self._submit(Abandonment(order))
         return outcome
 
+    async def find_orders(self, ids: Sequence[str]) -> Sequence[StoredOrder]:
+        """What is stored under those of these ids that are known."""
+        found = await self._database.reading(lambda tx: store.groups_by_id(tx, ids))
+        return [_stored_order(each) for each in found.values()]
+
+    async def orders_after(self, after: int) -> StoredOrders:
+        """A page of the groups of other services, in the sequence in which they were decided."""
+
+        def find(tx: Connection) -> StoredOrders:
+            records = store.audit_records_after(tx, after, LISTED_AT_ONCE)
+            ids = [_decode_detail(row.detail)["group"] for row in records if row.action in _GROUP_ACTIONS]
+            group_by_id = store.groups_by_id(tx, ids)
+            items = [_stored_order(group_by_id[each]) for each in ids]
+            return StoredOrders(items=items, after=records[-1].sequence if records else None)
+
+        return await self._database.reading(find)
+
     # --- for clients
 
     async def credit(self, caller: Caller, request: MoveMoney, idempotency_key: str | None) -> Moved:
@@ -818,20 +841,33 @@ class WalletService:
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(list[Any]).decode
 _decode_members = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_detail = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_transfers = partial(msgspec.convert, type=tuple[TransferOrder, ...])
 _decode_moved = msgspec.json.Decoder(MoneyMoved).decode
 
-_GROUP_NAMES = ("transaction_id", "reference", "description", "transfers", "spender")
+_GROUP_ACTIONS = frozenset({"wallet.post_group", "wallet.abandon_group"})
+_GROUP_NAMES = ("transaction_id", "reference", "description", "transfers", "spender", "memo")
 _MOVEMENT_NAMES = ("type", "customerId", "amount", "currency", "description")
 
 
 def _group_body(order: GroupOrder) -> bytes:
     """The order without who asked, which a repetition by the recovery may change.
 
-    Defaults are left out, those of a transfer and a ``spender`` of None: what a later release adds must not make an
-    old order another one.
+    Defaults are left out, those of a transfer, and a ``spender`` and ``memo`` of None at the end: what a later release
+    adds must not make an old order another one.
     """
-    body = (order.transaction_id, order.reference, order.description, order.transfers)
-    return _encode(body if order.spender is None else (*body, order.spender))
+    body = [order.transaction_id, order.reference, order.description, order.transfers, order.spender, order.memo]
+    while body[-1] is None:
+        body.pop()
+    return _encode(body)
+
+
+def _stored_order(stored: StoredGroup) -> StoredOrder:
+    """The order in a body of :func:`_group_body`, and what became of it."""
+    values = dict(zip(_GROUP_NAMES, _decode_body(stored.body), strict=False))
+    transfers = _decode_transfers(values.pop("transfers"))
+    order = GroupOrder(id=stored.id, transfers=transfers, actor="", request_id=stored.request_id, **values)
+    return StoredOrder(order=order, outcome=_outcome(stored))
 
 
 def _movement_body(movement: Movement) -> bytes:

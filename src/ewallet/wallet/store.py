@@ -442,6 +442,15 @@ def insert_keys(tx: Connection, new: Iterable[StoredKey]) -> None:
     insert_rows(tx, keys, rows)
 
 
+# --- reading for other services -----------------------------------------------------------------------------------
+
+
+def audit_records_after(tx: Connection, after: int, limit: int) -> Sequence[Row[Any]]:
+    """The next records of the audit, oldest first; a group stands where its record stands."""
+    sequence = audit.records.c.sequence
+    return tx.execute(select(audit.records).where(sequence > after).order_by(sequence).limit(limit)).all()
+
+
 # --- reading for people -------------------------------------------------------------------------------------------
 
 
