@@ -9,14 +9,34 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from tests.chaos.orders import CURRENCY, Kind, Order, Person
+from tests.chaos.orders import CURRENCY, MOVEMENTS, Kind, Order, Person
 from tests.chaos.wire import NoAnswer, NotSent, Wire
 
 READERS = 8
-ENDED = {"SUCCESS", "FAILED"}
-POSTED = {"SUCCESS"}
+PAID = {"SUCCESS", "PARTIALLY_REFUNDED", "REFUNDED"}
+NEXT = {
+    "": {"PENDING"},
+    "PENDING": {"SUCCESS", "FAILED", "AUTHORIZED"},
+    "AUTHORIZED": {"SUCCESS", "VOIDED", "EXPIRED"},
+    "SUCCESS": {"PARTIALLY_REFUNDED", "REFUNDED"},
+    "PARTIALLY_REFUNDED": {"PARTIALLY_REFUNDED", "REFUNDED"},
+}
+"""The states that may follow a state."""
+
+EVENTS = {
+    "AUTHORIZED": "payment.authorized",
+    "SUCCESS": "payment.succeeded",
+    "FAILED": "payment.failed",
+    "VOIDED": "payment.voided",
+    "EXPIRED": "payment.expired",
+    "PARTIALLY_REFUNDED": "payment.refunded",
+    "REFUNDED": "payment.refunded",
+}
+"""What is told when a payment comes to a state."""
+
 FEE_BASIS_POINTS = 200
 LOOK_AGAIN_SECONDS = 0.2
 
@@ -33,6 +53,7 @@ class Books:
 
     payments: Items = field(default_factory=list)
     histories: dict[str, Items] = field(default_factory=dict)
+    refunds: dict[str, Items] = field(default_factory=dict)
     wallets: dict[str, dict[str, Any]] = field(default_factory=dict)
     statements: dict[str, Items] = field(default_factory=dict)
     inboxes: dict[str, Items] = field(default_factory=dict)
@@ -57,9 +78,11 @@ class Reader:
         admin, people = self._admin, self._people
         payments = await self.pages("/payment", admin)
         ids = [payment["transactionId"] for payment in payments]
+        refunded = [payment["transactionId"] for payment in payments if payment["refundedAmount"]]
         return Books(
             payments=payments,
             histories=dict(zip(ids, await _all(self._history(each) for each in ids), strict=True)),
+            refunds=dict(zip(refunded, await _all(map(self._refunds, refunded)), strict=True)),
             wallets=await self._by_person(lambda person: self.get(f"/wallet/{person.id}", admin)),
             statements=await self._by_person(lambda person: self.pages(f"/wallet/{person.id}/entries", admin)),
             inboxes=dict(
@@ -102,6 +125,9 @@ class Reader:
         history: Items = (await self.get(f"/payment/{payment_id}/history", self._admin))["items"]
         return history
 
+    async def _refunds(self, payment_id: str) -> Items:
+        return await self.pages(f"/payment/{payment_id}/refunds", self._admin)
+
     async def _by_person(self, read: Callable[[Person], Awaitable[Any]]) -> dict[str, Any]:
         read_all = await _all(read(person) for person in self._people)
         return dict(zip([person.id for person in self._people], read_all, strict=True))
@@ -136,12 +162,17 @@ class Case:
     payments_by_key: dict[str, Items] = field(init=False)
     entries_by_payment: dict[str, dict[str, Items]] = field(init=False)
     entries_by_key: dict[str, Items] = field(init=False)
+    orders_on: dict[str, list[Order]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.by_key = {order.key: order for order in self.orders}
         self.payments_by_key = defaultdict(list)
         for payment in self.books.payments:
             self.payments_by_key[payment["reference"]].append(payment)
+        self.orders_on = defaultdict(list)
+        for order in self.orders:
+            if order.of is not None:
+                self.orders_on[order.of.key].append(order)
         self.entries_by_payment = defaultdict(lambda: defaultdict(list))
         self.entries_by_key = defaultdict(list)
         for owner, entries in self.books.statements.items():
@@ -152,15 +183,28 @@ class Case:
                     self.entries_by_key[entry["reference"]].append(entry)
 
     def movements(self) -> Iterator[Order]:
-        """The orders that are no payments."""
-        return (order for order in self.orders if order.kind is not Kind.PAY)
+        """The direct debits and credits."""
+        return (order for order in self.orders if order.kind in MOVEMENTS)
 
-    def postings(self, order: Order) -> int:
-        """How often money was moved for an order."""
-        if order.kind is not Kind.PAY:
-            return len(self.entries_by_key[order.key])
-        payments = self.payments_by_key[order.key]
-        return sum(bool(self.entries_by_payment.get(each["transactionId"])) for each in payments)
+    def states(self, payment: dict[str, Any]) -> list[str]:
+        """Every state that a payment went through."""
+        return [line["status"] for line in self.books.histories[payment["transactionId"]]]
+
+    def refunds(self, payment: dict[str, Any]) -> Items:
+        """The refunds of a payment that were carried out."""
+        listed = self.books.refunds.get(payment["transactionId"], [])
+        return [refund for refund in listed if refund["status"] == "SUCCESS"]
+
+    def amounts(self, payment: dict[str, Any], side: str, *types: str) -> list[int]:
+        """What was booked for a payment in the customer's or the merchant's statement, sorted."""
+        entries = self.entries_by_payment.get(payment["transactionId"], {}).get(payment[f"{side}Id"], [])
+        return sorted(entry["amount"] for entry in entries if entry["type"] in types)
+
+    def wants(self, payment: dict[str, Any], *kinds: Kind) -> bool:
+        """Whether somebody has sent an order of this kind for a payment, and was not told that it is refused."""
+        order = self.by_key[payment["reference"]]
+        candidates = [order, *self.orders_on[order.key]]
+        return any(each.kind in kinds and each.sent and not each.refused for each in candidates)
 
 
 # --- the checks: each a promise, and a sentence for every time that it is broken -----------------------------------
@@ -175,31 +219,57 @@ def what_was_acknowledged_is_there(case: Case) -> Iterator[str]:
         told = order.acknowledged
         if told is None:
             continue
-        if order.kind is Kind.PAY:
-            found = payments.get(told["transactionId"])
-            if found != told:
-                yield f"{order}: was told {told}, now it is {found}"
-        elif told["transferId"] not in {entry["transferId"] for entry in case.entries_by_key[order.key]}:
-            yield f"{order}: was told {told}, but no such entry is there"
+        if order.kind in MOVEMENTS:
+            there = told["transferId"] in {entry["transferId"] for entry in case.entries_by_key[order.key]}
+        else:
+            payment = payments.get(told["transactionId"])
+            there = payment is not None and _is_there(case, order, told, payment)
+        if not there:
+            yield f"{order}: was told {told}, and that is not there"
+
+
+def _is_there(case: Case, order: Order, told: dict[str, Any], payment: dict[str, Any]) -> bool:
+    match order.kind:
+        case Kind.PAY | Kind.HOLD if not case.orders_on[order.key]:
+            return payment == told
+        case Kind.PAY:
+            return payment["status"] in PAID and payment["createdAt"] == told["createdAt"]
+        case Kind.HOLD:
+            return "AUTHORIZED" in case.states(payment) and payment["authorizedAmount"] == order.amount
+        case Kind.CAPTURE:
+            return payment["status"] in PAID and payment["amount"] == order.amount
+        case Kind.VOID:
+            return bool(payment["status"] == "VOIDED")
+        case _:
+            return told in case.refunds(payment)
 
 
 def nothing_is_posted_that_was_not_asked_or_was_refused(case: Case) -> Iterator[str]:
     """Every movement of money goes back to an order that was sent, as it was sent, and that nobody saw refused."""
-    payments = {payment["transactionId"]: payment for payment in case.books.payments}
-    for payment_id in case.entries_by_payment:
-        if payment_id not in payments or payments[payment_id]["reference"] not in case.by_key:
-            yield f"money was moved for {payment_id}, which nobody ordered"
-    yield from (f"money was moved for {key}, which nobody ordered" for key in case.entries_by_key.keys() - case.by_key)
-    for order in case.orders:
-        if case.postings(order) and order.refused:
-            yield f"{order}: was refused, and yet money was moved"
-        if case.postings(order) and not order.sent:
-            yield f"{order}: was never sent, and yet money was moved"
-        for payment in case.payments_by_key[order.key]:
-            if (payment["amount"], payment["customerId"]) != (order.amount, order.owner.id):
-                yield f"{order}: {payment} is another payment than was ordered"
+    known = {payment["transactionId"] for payment in case.books.payments if payment["reference"] in case.by_key}
+    yield from (f"money was moved for {each}, which nobody ordered" for each in case.entries_by_payment.keys() - known)
+    yield from (
+        f"money was moved for {each}, which nobody ordered" for each in case.entries_by_key.keys() - case.by_key
+    )
+    for payment in case.books.payments:
+        if payment["reference"] not in case.by_key:
+            yield f"{payment} was never ordered"
+            continue
+        order = case.by_key[payment["reference"]]
+        if (payment["authorizedAmount"], payment["customerId"]) != (order.amount, order.owner.id):
+            yield f"{order}: {payment} is another payment than was ordered"
+        if case.amounts(payment, "merchant", "CREDIT") and not case.wants(payment, Kind.PAY, Kind.CAPTURE):
+            yield f"{order}: was refused or never sent, and yet the merchant has money of it"
+        if payment["status"] == "VOIDED" and not case.wants(payment, Kind.VOID):
+            yield f"{order}: is voided, and nobody wanted that"
+        for refund in case.refunds(payment):
+            asked = case.by_key.get(refund["reason"])
+            if asked is None or asked.refused or not asked.sent or asked.amount != refund["amount"]:
+                yield f"{order}: nobody asked for {refund}, or was told that it is refused"
     for order in case.movements():
         for entry in case.entries_by_key[order.key]:
+            if order.refused or not order.sent:
+                yield f"{order}: was refused or never sent, and yet money was moved"
             if (entry["amount"], entry["type"].lower()) != (order.amount, order.kind.value):
                 yield f"{order}: {entry} is another movement than was ordered"
 
@@ -209,7 +279,7 @@ def one_payment_a_key_and_one_posting_a_step(case: Case) -> Iterator[str]:
     for order in case.orders:
         if (count := len(case.payments_by_key[order.key])) > 1:
             yield f"{order}: {count} payments"
-        if order.kind is not Kind.PAY and (count := len(case.entries_by_key[order.key])) > 1:
+        if order.kind in MOVEMENTS and (count := len(case.entries_by_key[order.key])) > 1:
             yield f"{order}: {count} postings"
         if len({str(answer.body) for answer in order.answers if answer.status in (200, 201)}) > 1:
             yield f"{order}: different answers to the same request: {order.answers}"
@@ -217,29 +287,34 @@ def one_payment_a_key_and_one_posting_a_step(case: Case) -> Iterator[str]:
         for transfer, count in Counter(entry["transferId"] for entry in entries).items():
             if count > 1:
                 yield f"{transfer} is {count} times in the statement of {owner}"
-    for payment_id, by_owner in case.entries_by_payment.items():
-        for owner, entries in by_owner.items():
-            for (payee, _type), count in Counter((each["counterparty"], each["type"]) for each in entries).items():
-                if count > 1:
-                    yield f"{payment_id}: {count} postings between {owner} and {payee}"
+    for payment in case.books.payments:
+        if (count := len(case.amounts(payment, "merchant", "CREDIT"))) > 1:
+            yield f"{payment['transactionId']}: the merchant was paid {count} times"
+        for key, count in Counter(refund["reason"] for refund in case.refunds(payment)).items():
+            if count > 1:
+                yield f"{payment['transactionId']}: {key} was refunded {count} times"
 
 
 def every_group_is_whole(case: Case) -> Iterator[str]:
-    """Of a payment that moved money the customer's side, the merchant's side and the fee are all there, and agree."""
+    """Of what moved money for a payment both sides and the fee are all there, and agree."""
     for payment in case.books.payments:
         sides = case.entries_by_payment.get(payment["transactionId"])
         if not sides:
             continue
         amount, fee = payment["amount"], fee_on(payment["amount"])
-        customer, merchant = sides.get(payment["customerId"], []), sides.get(payment["merchantId"], [])
-        parts = sorted((each["counterparty"], change(each)) for each in customer)
-        wanted = sorted([(payment["merchantId"], fee - amount), *([("fees", -fee)] if fee else [])])
-        if parts != wanted:
-            yield f"{payment['transactionId']}: the customer's entries are {parts}, not {wanted}"
-        if [change(each) for each in merchant] != [amount - fee]:
-            yield f"{payment['transactionId']}: the merchant's entries are {merchant}, not one of {amount - fee}"
-        ids = {each["transferId"] for each in merchant}
-        if not ids <= {each["transferId"] for each in customer}:
+        paid = sorted(filter(None, (amount - fee, fee)))
+        if (booked := case.amounts(payment, "customer", "DEBIT")) != paid:
+            yield f"{payment['transactionId']}: the customer has paid {booked}, not {paid}"
+        if (booked := case.amounts(payment, "merchant", "CREDIT")) != [amount - fee]:
+            yield f"{payment['transactionId']}: the merchant was paid {booked}, not {amount - fee}"
+        refunds = sorted(refund["amount"] for refund in case.refunds(payment))
+        backs = [case.amounts(payment, "customer", "CREDIT"), case.amounts(payment, "merchant", "DEBIT")]
+        if backs != [refunds, refunds]:
+            yield f"{payment['transactionId']}: {refunds} were refunded, but the two sides have {backs}"
+        ids = [
+            {entry["transferId"] for entry in sides.get(payment[f"{side}Id"], [])} for side in ("merchant", "customer")
+        ]
+        if not ids[0] <= ids[1]:
             yield f"{payment['transactionId']}: the two sides name different transfers"
         if (payment["fee"], payment["netAmount"]) != (fee, amount - fee):
             yield f"{payment['transactionId']}: the fee on {amount} is {fee}, not {payment['fee']}"
@@ -247,6 +322,10 @@ def every_group_is_whole(case: Case) -> Iterator[str]:
 
 def every_balance_is_the_sum_of_its_entries_and_was_never_below_zero(case: Case) -> Iterator[str]:
     """At every line of every statement the balance is what the lines so far make it, and not below zero."""
+    held: Counter[str] = Counter()
+    for payment in case.books.payments:
+        if payment["status"] == "AUTHORIZED":
+            held[payment["customerId"]] += payment["authorizedAmount"]
     for owner, entries in case.books.statements.items():
         balance = 0
         for entry in entries:
@@ -255,10 +334,9 @@ def every_balance_is_the_sum_of_its_entries_and_was_never_below_zero(case: Case)
                 yield f"{owner}: after {entry['transferId']} the balance is {entry['balanceAfter']}, not {balance}"
             if balance < 0:
                 yield f"{owner}: after {entry['transferId']} the balance is below zero: {balance}"
-        if (shown := available(case.books, owner)) != balance:
-            yield f"{owner}: has {shown}, but the entries make {balance}"
-        if (held := _balance(case.books, owner)["held"]) != 0:
-            yield f"{owner}: {held} is held, and nothing holds it"
+        shown = (available(case.books, owner), _balance(case.books, owner)["held"])
+        if shown != (balance - held[owner], held[owner]):
+            yield f"{owner}: has {shown}, but entries make {balance}, of which payments hold {held[owner]}"
 
 
 def every_payment_has_ended(case: Case) -> Iterator[str]:
@@ -267,30 +345,35 @@ def every_payment_has_ended(case: Case) -> Iterator[str]:
         if order.sent and not order.settled:
             yield f"{order}: nobody ever got a definite answer; the last ones are {order.answers[-3:]}"
     for payment in case.books.payments:
-        if payment["status"] not in ENDED:
-            yield f"{payment['transactionId']} is still {payment['status']}"
-        states = [line["status"] for line in case.books.histories[payment["transactionId"]]]
-        if states != ["PENDING", payment["status"]]:
+        states = case.states(payment)
+        if payment["status"] == "PENDING":
+            yield f"{payment['transactionId']} is still PENDING"
+        if states[-1:] != [payment["status"]]:
             yield f"{payment['transactionId']} is {payment['status']}, but its history is {states}"
+        if any(state not in NEXT.get(before, ()) for before, state in pairwise(["", *states])):
+            yield f"{payment['transactionId']} has an impossible history: {states}"
 
 
 def success_is_what_was_posted_and_kept(case: Case) -> Iterator[str]:
-    """SUCCESS if and only if the money has moved, and stayed."""
+    """SUCCESS if and only if the money has moved, and stayed, but for what was refunded."""
     for payment in case.books.payments:
-        sides = case.entries_by_payment.get(payment["transactionId"], {})
-        moved = sum(change(entry) for entry in sides.get(payment["merchantId"], []))
-        if (payment["status"] in POSTED) != (moved > 0):
-            yield f"{payment['transactionId']} is {payment['status']}, and the merchant has {moved} of it"
+        paid, back = case.amounts(payment, "merchant", "CREDIT"), sum(case.amounts(payment, "merchant", "DEBIT"))
+        if (payment["status"] in PAID) != bool(paid):
+            yield f"{payment['transactionId']} is {payment['status']}, and the merchant has {paid} of it"
+        if payment["refundedAmount"] != back:
+            yield f"{payment['transactionId']}: {payment['refundedAmount']} are refunded, but {back} have moved"
+        wanted = "REFUNDED" if back == payment["amount"] else "PARTIALLY_REFUNDED"
+        if (back > 0 or payment["refundedAmount"] > 0) and payment["status"] != wanted:
+            yield f"{payment['transactionId']} is {payment['status']}, not {wanted}"
 
 
 def everybody_is_told_once(case: Case) -> Iterator[str]:
-    """Each end of a payment and each movement is told once to each who is concerned, and nothing else is told."""
+    """Each state of a payment and each movement is told once to each who is concerned, and nothing else is told."""
     wanted: Counter[tuple[str, str, str]] = Counter()
     for payment in case.books.payments:
-        event = {"SUCCESS": "payment.succeeded", "FAILED": "payment.failed"}.get(payment["status"])
-        if event is not None:
+        for state in case.states(payment)[1:]:
             for side in ("customerId", "merchantId"):
-                wanted[payment[side], event, payment["transactionId"]] += 1
+                wanted[payment[side], EVENTS[state], payment["transactionId"]] += 1
     for order in case.movements():
         for entry in case.entries_by_key[order.key]:
             wanted[order.owner.id, f"wallet.{order.kind}ed", entry["transferId"]] += 1
@@ -305,17 +388,19 @@ def everybody_is_told_once(case: Case) -> Iterator[str]:
 
 
 def the_audit_is_whole(case: Case) -> Iterator[str]:
-    """No number is missing, and each verdict has one record: in payment, in the wallet, and of each movement."""
+    """No number is missing, and each state and each movement has one record, in payment and in the wallet."""
     for name, records in (("payment", case.books.payment_audit), ("wallet", case.books.wallet_audit)):
         if [record["sequence"] for record in records] != list(range(1, len(records) + 1)):
             yield f"the numbers of {name}'s audit have gaps"
-    verdicts = Counter(record["subject"] for record in case.books.payment_audit)
-    groups = Counter(each["subject"] for each in case.books.wallet_audit if each["action"] == "wallet.post_group")
+    done = Counter(each["subject"] for each in case.books.payment_audit if each["result"] == "ok")
+    groups = [each for each in case.books.wallet_audit if each["action"] == "wallet.post_group"]
+    posted = Counter(each["subject"] for each in groups if each["result"] == "ok")
+    failed = Counter(each["subject"] for each in case.books.payment_audit if each["action"] == "payment.failed")
     for payment in case.books.payments:
-        if payment["status"] in ENDED:
-            for name, records_of in (("payment", verdicts), ("wallet", groups)):
-                if (count := records_of[payment["transactionId"]]) != 1:
-                    yield f"{payment['transactionId']} has {count} audit records in {name}"
+        payment_id, states = payment["transactionId"], case.states(payment)[1:]
+        wanted = (states.count("FAILED"), *([len(states) - states.count("FAILED")] * 2))
+        if (found := (failed[payment_id], done[payment_id], posted[payment_id])) != wanted:
+            yield f"{payment_id} went through {states}, but has {found} audit records, not {wanted}"
     movements = Counter(each["detail"].get("reference") for each in case.books.wallet_audit if each["result"] == "ok")
     for order in case.movements():
         if movements[order.key] != len(case.entries_by_key[order.key]):
@@ -346,13 +431,27 @@ def findings_of(case: Case) -> Findings:
 def unexplained(case: Case) -> int:
     """Minor units in wallets that no order explains, or that orders explain and are not there."""
     expected: Counter[str] = Counter()
-    for order in case.orders:
-        if case.postings(order):
-            amount = -order.amount if order.kind is not Kind.CREDIT else order.amount
-            expected[order.owner.id] += amount
-            if order.merchant is not None:
-                expected[order.merchant.id] += order.amount - fee_on(order.amount)
+    for order in case.movements():
+        if case.entries_by_key[order.key]:
+            expected[order.owner.id] += order.amount if order.kind is Kind.CREDIT else -order.amount
+    for payment in case.books.payments:
+        if payment["reference"] not in case.by_key:
+            continue
+        order = case.by_key[payment["reference"]]
+        held = order.amount if payment["status"] == "AUTHORIZED" else 0
+        taken = _taken(case, order, payment) if payment["status"] in PAID else 0
+        back = sum(case.by_key[refund["reason"]].amount for refund in case.refunds(payment))
+        expected[order.owner.id] += back - taken - held
+        expected[payment["merchantId"]] += taken - fee_on(taken) - back
     return sum(abs(available(case.books, owner) - expected[owner]) for owner in case.books.wallets)
+
+
+def _taken(case: Case, order: Order, payment: dict[str, Any]) -> int:
+    """What a payment should have taken: the whole of it, or what one of its captures asked for."""
+    if order.kind is Kind.PAY:
+        return order.amount
+    captures = [each.amount for each in case.orders_on[order.key] if each.kind is Kind.CAPTURE and not each.refused]
+    return int(payment["amount"]) if payment["amount"] in captures else sum(captures)
 
 
 def available(books: Books, owner: str) -> int:

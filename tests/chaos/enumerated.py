@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.arming import Action, Arming
-from tests.chaos.orders import Order
+from tests.chaos.orders import Order, Person
 from tests.chaos.world import SETTLES_WITHIN_SECONDS, Tally, World, Worlds
 from tests.support.platform import Way
 
@@ -86,29 +86,66 @@ MOVEMENT_DOORS = door("wallet", NOTIFICATION_DOOR)
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Something that clients ask for; ``doors`` are the points that only processes of their own reach."""
+    """Something that clients ask for; ``doors`` are the points that only processes of their own reach.
+
+    ``order`` writes it down, after everything that must be there before.
+    """
 
     name: str
-    order: Callable[[World, int], Order]
+    order: Callable[[World, int], Awaitable[Order]]
     places: tuple[Place, ...]
     doors: tuple[Place, ...]
 
 
-def _pay(world: World, number: int) -> Order:
-    customers, merchants = world.cast.customers, world.cast.merchants
-    return world.pay(customers[number % len(customers)], merchants[number % len(merchants)], 10_00 + number)
+async def _initiate(world: World, number: int) -> Order:
+    return world.pay(_customer(world, number), _merchant(world, number), 10_00 + number)
 
 
-def _credit(world: World, number: int) -> Order:
-    return world.credit(world.cast.customers[number % len(world.cast.customers)], 5_00 + number)
+async def _hold(world: World, number: int) -> Order:
+    return world.hold(_customer(world, number), _merchant(world, number), 10_00 + number)
 
 
-def _debit(world: World, number: int) -> Order:
-    return world.debit(world.cast.customers[number % len(world.cast.customers)], 5_00 + number)
+async def _capture(world: World, number: int) -> Order:
+    return world.capture(await _acknowledged(world, await _hold(world, number)), 7_00)
+
+
+async def _void(world: World, number: int) -> Order:
+    return world.void(await _acknowledged(world, await _hold(world, number)))
+
+
+async def _refund(world: World, number: int) -> Order:
+    return world.refund(await _acknowledged(world, await _initiate(world, number)), 3_00)
+
+
+async def _credit(world: World, number: int) -> Order:
+    return world.credit(_customer(world, number), 5_00 + number)
+
+
+async def _debit(world: World, number: int) -> Order:
+    return world.debit(_customer(world, number), 5_00 + number)
+
+
+def _customer(world: World, number: int) -> Person:
+    return world.cast.customers[number % len(world.cast.customers)]
+
+
+def _merchant(world: World, number: int) -> Person:
+    return world.cast.merchants[number % len(world.cast.merchants)]
+
+
+async def _acknowledged(world: World, order: Order) -> Order:
+    """The order when it has been carried out and everybody was told, so that what happens next happens to the next."""
+    await world.clients.carry_out(order)
+    await world.audited()
+    return order
 
 
 OPERATIONS = (
-    Operation("initiate", _pay, PAYMENT, PAYMENT_DOORS),
+    Operation("initiate", _initiate, PAYMENT, PAYMENT_DOORS),
+    Operation("hold", _hold, PAYMENT, PAYMENT_DOORS),
+    Operation("capture", _capture, PAYMENT, PAYMENT_DOORS),
+    Operation("void", _void, PAYMENT, PAYMENT_DOORS),
+    Operation("refund", _refund, PAYMENT, PAYMENT_DOORS),
     Operation("credit", _credit, MOVEMENT, MOVEMENT_DOORS),
     Operation("debit", _debit, MOVEMENT, MOVEMENT_DOORS),
 )
@@ -160,14 +197,16 @@ async def let_all_happen(worlds: Worlds, way: Way, wanted: Sequence[Fault]) -> T
 
 async def _let_happen(world: World, fault: Fault, number: int) -> str:
     """One fault, and the accountant's look at the end, which must come in time; what is wrong then, or nothing."""
-    order = fault.operation.order(world, number)
+    order = await fault.operation.order(world, number)
     asking = await _fire(world, fault, fault.arming, order)
     if fault.then is not None:
         asking.cancel()
+        await asyncio.wait([asking])
         asking = await _fire(world, fault, fault.then, order)
     started = time.monotonic()
     await asyncio.wait([asking], timeout=SETTLES_WITHIN_SECONDS)
     report = await world.audited(within_seconds=SETTLES_WITHIN_SECONDS - (time.monotonic() - started))
+    asking.cancel()
     if order.acknowledged is not None and not report.findings:
         return ""
     return f"{fault}: {order.answers}\n{report}\n{world.victims.logs()}"

@@ -24,8 +24,16 @@ class Kind(StrEnum):
     """What can be ordered."""
 
     PAY = "pay"
+    HOLD = "hold"
+    CAPTURE = "capture"
+    VOID = "void"
+    REFUND = "refund"
     CREDIT = "credit"
     DEBIT = "debit"
+
+
+PAYMENTS = {Kind.PAY, Kind.HOLD}
+MOVEMENTS = {Kind.CREDIT, Kind.DEBIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,8 @@ class Person:
 class Order:
     """One thing that is wanted once, however often it is asked for.
 
-    ``key`` is its idempotency key, and its reference in whatever the platform shows. ``by`` asks; ``owner`` is whose
-    wallet is meant.
+    ``key`` is its idempotency key, and its reference or reason in whatever the platform shows. ``by`` asks; ``owner``
+    is whose wallet is meant. ``of`` is the payment that is captured, voided or refunded, which must be acknowledged.
     """
 
     kind: Kind
@@ -51,6 +59,7 @@ class Order:
     owner: Person
     amount: int
     merchant: Person | None = None
+    of: "Order | None" = None
     sent: bool = False
     answers: list[Answer] = field(default_factory=list)
 
@@ -70,15 +79,23 @@ class Order:
 
     @property
     def path(self) -> str:
-        return "/payment/initiate" if self.kind is Kind.PAY else f"/wallet/{self.kind}"
+        if self.of is not None and self.of.acknowledged is not None:
+            return f"/payment/{self.of.acknowledged['transactionId']}/{self.kind}"
+        return "/payment/initiate" if self.kind in PAYMENTS else f"/wallet/{self.kind}"
 
     @property
     def body(self) -> dict[str, Any]:
+        match self.kind:
+            case Kind.CAPTURE:
+                return {"amount": self.amount}
+            case Kind.VOID:
+                return {}
+            case Kind.REFUND:
+                return {"amount": self.amount, "reason": self.key}
         order = {"amount": self.amount, "currency": CURRENCY, "reference": self.key}
-        if self.kind is Kind.PAY:
-            assert self.merchant is not None
-            return {"merchantId": self.merchant.id, **order}
-        return {"customerId": self.owner.id, **order}
+        if self.merchant is None:
+            return {"customerId": self.owner.id, **order}
+        return {"merchantId": self.merchant.id, "capture": self.kind is Kind.PAY, **order}
 
     def __str__(self) -> str:
         return f"{self.kind} {self.key} of {self.amount}"
@@ -99,9 +116,18 @@ class Clients:
         self.orders = orders if orders is not None else []
         self._turns = asyncio.Semaphore(AT_ONCE)
 
-    def order(self, kind: Kind, *, by: Person, owner: Person, amount: int, merchant: Person | None = None) -> Order:
+    def order(
+        self,
+        kind: Kind,
+        *,
+        by: Person,
+        owner: Person,
+        amount: int,
+        merchant: Person | None = None,
+        of: Order | None = None,
+    ) -> Order:
         """Write an order down; nothing is sent yet."""
-        order = Order(kind, f"order-{len(self.orders)}", by, owner, amount, merchant)
+        order = Order(kind, f"order-{len(self.orders)}", by, owner, amount, merchant, of)
         self.orders.append(order)
         return order
 

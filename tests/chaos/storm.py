@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable
 
-from tests.chaos.orders import Order
+from tests.chaos.orders import Kind, Order
 from tests.chaos.world import FUNDS, Tally, World, Worlds
 from tests.support.platform import Way
 
@@ -20,8 +20,11 @@ LONGEST_LIFE_SECONDS = 0.3
 
 COPIES_SHARE = 0.2
 UNFUNDED_SHARE = 0.05
-MOVEMENTS_SHARE = 0.4
-"""Of the orders, so many are asked for twice at the same time, cannot be paid, are debits and credits."""
+MOVEMENTS_SHARE = 0.3
+OPERATIONS_SHARE = 0.4
+HOLDS_SHARE = 0.4
+"""Of the orders, so many are asked for twice at the same time, cannot be paid, are debits and credits. Of the others,
+so many are operations on payments that are there; of the payments so many are holds."""
 
 SEVERAL_SHARE = 0.2
 """Of the kills of separate processes, so many hit more than one."""
@@ -69,9 +72,20 @@ def _random_order(world: World, dice: random.Random) -> Order:
     customer = cast.customers[0] if hot else dice.choice(cast.customers)
     merchant = cast.merchants[0] if hot else dice.choice(cast.merchants)
     amount = FUNDS * 10 if dice.random() < UNFUNDED_SHARE else dice.randint(1_00, 100_00)
-    if dice.random() >= MOVEMENTS_SHARE:
-        return world.pay(customer, merchant, amount)
-    return world.debit(customer, amount) if dice.random() < 0.5 else world.credit(customer, dice.randint(1, 100_00))
+    if dice.random() < MOVEMENTS_SHARE:
+        return world.debit(customer, amount) if dice.random() < 0.5 else world.credit(customer, dice.randint(1, 100_00))
+    recent = [order for order in world.clients.orders[-4 * VOLLEY :] if order.merchant and order.acknowledged]
+    if recent and dice.random() < OPERATIONS_SHARE:
+        return _random_operation(world, dice, dice.choice(recent))
+    return (world.hold if dice.random() < HOLDS_SHARE else world.pay)(customer, merchant, amount)
+
+
+def _random_operation(world: World, dice: random.Random, payment: Order) -> Order:
+    """An operation that may well be refused, because others on the same payment are under way or done."""
+    amount = dice.randint(1_00, payment.amount)
+    if payment.kind is Kind.PAY or dice.random() < 0.25:
+        return world.refund(payment, amount)
+    return world.capture(payment, amount) if dice.random() < 0.6 else world.void(payment)
 
 
 async def under_kills(world: World, work: Awaitable[object], *, kills: int, dice: random.Random) -> int:

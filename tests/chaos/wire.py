@@ -49,40 +49,42 @@ class Wire:
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         request = "\r\n".join([*lines, "\r\n"]).encode() + content
         reader, writer = await self._connection()
+        reusable = False
         self.in_flight += 1
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 writer.write(request)
                 answer, reusable = await _answer(reader)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-            writer.close()
             raise NoAnswer(f"{method} {path}: {error!r}") from error
         finally:
             self.in_flight -= 1
-        if reusable:
-            self._idle.append((reader, writer))
-        else:
-            writer.close()
+            if reusable:
+                self._idle.append((reader, writer))
+            else:
+                await self._close(writer)
         return answer
 
     async def close(self) -> None:
         """Close the connections that are kept."""
-        for _, writer in self._idle:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-        self._idle.clear()
+        while self._idle:
+            await self._close(self._idle.pop()[1])
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:
             reader, writer = self._idle.pop()
             if not reader.at_eof() and reader.exception() is None:
                 return reader, writer
-            writer.close()
+            await self._close(writer)
         try:
             return await asyncio.open_connection(self._host, self._port)
         except OSError as error:
             raise NotSent(str(error)) from error
+
+    async def _close(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[Answer, bool]:

@@ -66,6 +66,22 @@ class World:
     def pay(self, customer: Person, merchant: Person, amount: int) -> Order:
         return self.clients.order(Kind.PAY, by=customer, owner=customer, merchant=merchant, amount=amount)
 
+    def hold(self, customer: Person, merchant: Person, amount: int) -> Order:
+        return self.clients.order(Kind.HOLD, by=customer, owner=customer, merchant=merchant, amount=amount)
+
+    def capture(self, hold: Order, amount: int) -> Order:
+        return self._on(Kind.CAPTURE, hold, amount)
+
+    def void(self, hold: Order) -> Order:
+        return self._on(Kind.VOID, hold, hold.amount)
+
+    def refund(self, payment: Order, amount: int) -> Order:
+        return self._on(Kind.REFUND, payment, amount)
+
+    def _on(self, kind: Kind, payment: Order, amount: int) -> Order:
+        assert payment.merchant is not None
+        return self.clients.order(kind, by=payment.merchant, owner=payment.owner, amount=amount, of=payment)
+
     def credit(self, owner: Person, amount: int) -> Order:
         return self.clients.order(Kind.CREDIT, by=self.cast.admin, owner=owner, amount=amount)
 
