@@ -262,7 +262,7 @@ async def test_of_200_concurrent_holds_exactly_those_are_placed_that_there_is_mo
     assert await wallet_of(platform, CUSTOMER) == (FUNDS // 2, 0)
 
 
-@pytest.mark.parametrize("frozen", [CUSTOMER, MERCHANT])
+@pytest.mark.parametrize("frozen", [CUSTOMER, MERCHANT], ids=["customer", "merchant"])
 async def test_frozen_money_is_neither_held_nor_captured_nor_refunded_but_released(
     platform: Platform, frozen: str
 ) -> None:

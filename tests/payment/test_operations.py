@@ -908,6 +908,7 @@ async def test_an_expiry_is_never_given_up(service: PaymentService, wallet: Memo
         (FUNDS + 1, MERCHANT, ["INSUFFICIENT_FUNDS"]),
         (1250, STRANGER, ["UNKNOWN_MERCHANT"]),
     ],
+    ids=["some", "all", "too much", "no merchant"],
 )
 async def test_a_quote_is_what_a_payment_would_come_to_and_writes_nothing(
     service: PaymentService, wallet: MemoryWallet, amount: int, merchant_id: str, reasons: list[str]
