@@ -26,6 +26,9 @@ SETTINGS = {"EWALLET_ACCESS_TOKEN_SECONDS": str(24 * 3600)}
 SETTLES_WITHIN_SECONDS = 10
 """Within so long after a restart everything has come to its end."""
 
+ENDS_WITHIN_SECONDS = 60
+"""So long after the last of many faults, at most, may anything still be on its way."""
+
 
 @dataclass(frozen=True)
 class Cast:
@@ -101,7 +104,7 @@ class World:
 
     async def tally(self, *, faults: int) -> Tally:
         """What came of so many faults, by the accountant, and by the product's own look at its books."""
-        report = await self.audited()
+        report = await self.audited(within_seconds=ENDS_WITHIN_SECONDS)
         wrong = [str(report)] if report.findings else []
         well, printed = await asyncio.to_thread(self.victims.verify)
         if not well:

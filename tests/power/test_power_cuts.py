@@ -35,7 +35,7 @@ from tests.power.cuts import Change, Kept
 from tests.power.recorder import Disk
 from tests.support.load import Acknowledged, Load, statuses
 from tests.support.notification import verifier
-from tests.support.platform import PRODUCT, People, platform, wait_until
+from tests.support.platform import People, platform, wait_until
 
 CUTS = int(os.environ.get("CUTS", "60"))
 SEED = int(os.environ.get("SEED", random.randrange(10**9)))
@@ -43,9 +43,10 @@ CUTS_IN_A_TEST = 30
 
 PAYERS = 8
 PAYMENTS = 500
-"""Enough that logs are written back into their databases and begun again: SQLite does so every 1,000 pages."""
+OTHER_PRAGMAS = (sys.executable, str(Path(__file__).parent / "other_pragmas.py"))
+OFTENER = "wal_autocheckpoint=4000>wal_autocheckpoint=1000"
+"""Logs are written back into their databases four times as often as usual, so that so many payments see it happen."""
 
-LESS_SYNCED = (sys.executable, str(Path(__file__).parent / "less_synced.py"))
 PATIENCE_SECONDS = 60
 AN_HOUR = 3600 * MICROSECONDS_PER_SECOND
 
@@ -88,8 +89,9 @@ class Recording:
         return [change for change in self.changes if change.kind == "W" and change.path.suffix == ".sqlite3"]
 
 
-def record(disk: Disk, http: httpx2.Client, *, launcher: Sequence[str] = PRODUCT, payments: int) -> Recording:
+def record(disk: Disk, http: httpx2.Client, *, pragmas: str, payments: int) -> Recording:
     """Start a platform on an empty disk, let customers pay, and stop it, so that the log has everything."""
+    launcher = (*OTHER_PRAGMAS, pragmas)
     with platform("together", {}, disk.folder, launcher=launcher, **disk.environment) as running:
         running.start()
         people = People(running.address, http)
@@ -105,7 +107,7 @@ def record(disk: Disk, http: httpx2.Client, *, launcher: Sequence[str] = PRODUCT
 @pytest.fixture(scope="module")
 def recording(disk: Disk, http: httpx2.Client) -> Recording:
     """Give the log of one platform, for all cuts."""
-    return record(disk, http, payments=PAYMENTS)
+    return record(disk, http, pragmas=OFTENER, payments=PAYMENTS)
 
 
 @pytest.mark.parametrize("part", range(-(-CUTS // CUTS_IN_A_TEST)))
@@ -138,7 +140,8 @@ def test_with_fewer_syncs_the_platform_does_not_survive_power_cuts(
 ) -> None:
     """The cuts bite. NORMAL is what many advise for WAL mode: nothing is damaged, but the last commits are gone."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        less_synced = record(Disk(disk_library, Path(folder)), http, launcher=(*LESS_SYNCED, synchronous), payments=100)
+        pragmas = f"{OFTENER},synchronous=FULL>synchronous={synchronous}"
+        less_synced = record(Disk(disk_library, Path(folder)), http, pragmas=pragmas, payments=100)
         images = less_synced.images(random.Random(SEED), CUTS_IN_A_TEST)
 
         assert any(found in fault_after(less_synced, moment, content) for moment, content in images)
