@@ -30,3 +30,22 @@ def test_what_cannot_be_parsed_is_a_problem_with_a_request_id(running: Platform,
     assert b"application/problem+json" in head
     assert (document["type"], document["status"]) == ("/problems/malformed-request", 400)
     assert document["requestId"].encode() in head
+
+
+def test_an_answer_comes_in_one_piece(running: Platform) -> None:
+    """Head and body sent apart are two system calls, each of which wakes the client."""
+    address = urlsplit(running.address)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = connection.recv(4096)
+
+    assert answer.endswith(b'{"status":"live"}')
+
+
+def test_a_large_answer_is_complete(running: Platform) -> None:
+    address = urlsplit(running.address)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        connection.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+
+    assert f"content-length: {len(body)}".encode() in head
