@@ -21,7 +21,7 @@ from tests.chaos.enumerated import OPERATIONS, faults, let_all_happen
 from tests.chaos.hunts import HUNTS, Hunt, hunt
 from tests.chaos.invariants import INVARIANTS, Scale, hold
 from tests.chaos.storm import storm
-from tests.chaos.world import Tally, Worlds, worlds
+from tests.chaos.world import ENDS_WITHIN_SECONDS, SETTLES_WITHIN_SECONDS, Tally, Worlds, worlds
 from tests.house.tree import ROOT
 from tests.support.platform import Way
 
@@ -135,6 +135,8 @@ def _report(run: Run) -> str:
         machine=machine,
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         table=_table(run),
+        settles=SETTLES_WITHIN_SECONDS,
+        ends=ENDS_WITHIN_SECONDS,
         mutants=_markdown(("mutant", "found by"), ("---", "---"), mutants),
     )
 
@@ -148,15 +150,16 @@ Had anything been wrong, it would not have been written. `make chaos` runs the s
 
 - **faults injected**: a process killed with SIGKILL, an error of the database's driver before or after it took effect,
   no connection to another service, no answer from it. A kill at random counts only if requests were in flight.
-- **acknowledged**: payments, credits and debits that a client was told are done.
+- **acknowledged**: whatever a client was told is done: payments, operations on them, credits and debits. Among them are
+  what an operation needs to be there before it, and a last payment and credit before each look at the books.
 - **lost**: acknowledged, and not there. **doubled**: two payments or postings for one key, or different answers to it.
   **stuck**: without an end, or a client without an answer. **otherwise wrong**: what the other checks found.
 - **unexplained minor units**: money in wallets that no order explains, or that an order explains and is not there.
 
 The accountant ([tests/chaos/accountant.py](../tests/chaos/accountant.py)) keeps its own record of what clients ordered
 and were answered, reads everything back over the API, and shares no code and no database with the product. After each
-fault everything must be right within ten seconds of the restart. What cannot be read completely is not judged, but
-counts as wrong.
+fault at a point everything must be right within {settles} seconds of the restart, after the last of many kills within
+{ends}. What cannot be read completely is not judged, but counts as wrong.
 
 SIGKILL does not test what a disk has really kept: that is what the power cuts are for, and these figures are not about
 them.
