@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.conftest import Backend
-from tests.support.platform import People, User, Way, payment, platform, wait_until
+from tests.support.platform import START_SECONDS, People, Process, User, Way, payment, platform, wait_until
 
 MAXIMUM_RECOVERY_SECONDS = 10
 MAXIMUM_NOTIFICATION_SECONDS = 3  # well below the five of a relay's lease
@@ -90,6 +90,27 @@ def test_a_second_platform_on_the_same_port_says_so_in_one_sentence(tmp_path: Pa
     assert f"Port {port}" in refused.stderr
     assert "EWALLET_PORT" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_of_two_platforms_started_at_once_on_one_port_one_runs_and_one_says_why_not(tmp_path: Path) -> None:
+    with platform("together", {}, tmp_path) as running:
+        first = running.processes["ewallet"]
+        second = Process(first.command, first.environment, tmp_path / "second.log")
+        both = [first, second]
+        try:
+            for process in both:
+                process.start()
+            wait_until(lambda: not all(process.running for process in both), START_SECONDS, "both run")
+            (refused,) = (process for process in both if not process.running)
+            (serving,) = (process for process in both if process is not refused)
+            wait_until(lambda: "/docs" in serving.log.read_text(), START_SECONDS, serving.log.read_text)
+            said = refused.log.read_text()
+        finally:
+            second.kill()
+
+    assert refused.exit_status() == 1
+    assert "is in use" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

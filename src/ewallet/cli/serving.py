@@ -143,11 +143,16 @@ class _Server(uvicorn.Server):
 
 
 def _listener(settings: Settings) -> socket.socket:
-    """A socket of our address, taken before anything else, so that a second start fails before it touches the data."""
+    """A socket of our address, taken before anything else, so that a second start fails before it touches the data.
+
+    It listens at once: two processes may bind one address as long as neither listens. Who connects while we start
+    waits for the answer.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise Stopped(_why_not_listening(settings, error)) from error
