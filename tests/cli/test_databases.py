@@ -14,7 +14,8 @@ from ewallet.cli.terminal import Stopped
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.settings import SERVICES, Settings, load_settings, variable
 from tests.conftest import Backend
-from tests.servers.mariadb import MariaDB, free_port
+from tests.servers.mariadb import MariaDB
+from tests.support.ports import free_port
 
 BACKENDS = pytest.mark.parametrize("backend", ["sqlite", "mariadb"])
 

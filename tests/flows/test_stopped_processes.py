@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 
 from tests.conftest import Backend
-from tests.servers.mariadb import free_port
 from tests.support.platform import People, Process, User, payment, platform, wait_until
+from tests.support.ports import free_port
 
 RECOVERED_WITHIN_SECONDS = 20  # a lease of five, a start and a round, on a busy machine
 

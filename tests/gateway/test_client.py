@@ -11,9 +11,9 @@ import pytest
 from ewallet.gateway.client import Backend, HttpBackend
 from ewallet.gateway.domain import SERVICES, STREAMS
 from ewallet.plumbing.http.streams import EndingStreams
-from tests.servers.mariadb import free_port
 from tests.support.gateway import SmallService, ask, bearer, client_of, direct_backends, new_gateway
 from tests.support.notification import serving
+from tests.support.ports import free_port
 
 
 @pytest.fixture

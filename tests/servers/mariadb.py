@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pymysql
 
+from tests.support.ports import free_port
+
 USER = "tests"
 START_TIMEOUT_SECONDS = 60  # it takes half a second; a busy machine may take many
 LOCK_WAIT_SECONDS = 10  # a killed process's transaction is rolled back well within it
@@ -101,14 +103,6 @@ def running_mariadb(folder: Path) -> Iterator[MariaDB]:
     finally:
         process.kill()  # its files are thrown away, so there is nothing to shut down in order
         process.wait()
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _initialise(folder: Path, password: str) -> None:

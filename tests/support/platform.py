@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import httpx2
 
-from tests.servers.mariadb import free_port
+from tests.support.ports import free_port
 
 Way: TypeAlias = Literal["together", "apart"]
 """One process for everything, or five that talk HTTP."""
