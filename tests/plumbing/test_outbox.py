@@ -22,6 +22,7 @@ from ewallet.plumbing.outbox import (
     Relay,
     Undeliverable,
 )
+from ewallet.plumbing.worker import working
 from tests.support.plumbing import ManualClock, make_tables, opened
 
 NOW = 1_790_000_000_000_000
@@ -159,7 +160,8 @@ async def test_a_relay_that_is_stopped_lets_the_next_one_start_at_once(bench: Be
     bench.add(event(2))
     assert await second.run_once() == 0
 
-    await first.release()
+    async with working(first.run_forever()):
+        await asyncio.sleep(0)  # It has begun a round.
 
     assert await second.run_once() == 1
     await first.release()

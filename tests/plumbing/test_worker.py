@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from ewallet.kernel.errors import OutcomeUnknown
-from ewallet.plumbing.worker import run_forever
+from ewallet.plumbing.worker import run_forever, working
 
 LONG = 3600.0
 PATIENCE_SECONDS = 10
@@ -105,3 +105,20 @@ async def test_a_stop_is_heard_also_when_a_wake_comes_with_it() -> None:
 
     done, _pending = await asyncio.wait([loop], timeout=PATIENCE_SECONDS)
     assert done == {loop}
+
+
+async def test_whoever_leaves_waits_until_the_background_work_has_ended() -> None:
+    """What a worker writes on its way out needs the database that is closed afterwards."""
+    work, ended = Work(), list[str]()
+
+    async def loop(name: str) -> None:
+        try:
+            await run_forever(name, work.run_once, pause_seconds=LONG)
+        finally:
+            await asyncio.sleep(0)
+            ended.append(name)
+
+    async with working(loop("first"), loop("second")):
+        await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+
+    assert ended == ["first", "second"]

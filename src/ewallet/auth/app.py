@@ -1,8 +1,7 @@
 """Auth put together: its database, its use cases, its background work, its HTTP side."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from litestar import Litestar
 
@@ -15,7 +14,7 @@ from ewallet.plumbing.http.addresses import trusted_proxies
 from ewallet.plumbing.http.application import House, service_application
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import Verifier
-from ewallet.plumbing.worker import run_forever
+from ewallet.plumbing.worker import run_forever, working
 from ewallet.wallet.client import WalletClient
 
 
@@ -34,24 +33,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
-        workers: list[asyncio.Task[None]] = []
-        try:
+        with closing(database), closing(service):
             await service.make_first_key()
-            workers += [
-                asyncio.create_task(
-                    run_forever("auth-recovery", recovery.run_once, pause_seconds=RECOVERY_PAUSE_SECONDS)
-                ),
-                asyncio.create_task(
-                    run_forever("auth-forgetting", forgetting.run_once, pause_seconds=FORGETTING_PAUSE_SECONDS)
-                ),
-            ]
-            yield
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            service.close()
-            database.close()
+            async with working(
+                run_forever("auth-recovery", recovery.run_once, pause_seconds=RECOVERY_PAUSE_SECONDS),
+                run_forever("auth-forgetting", forgetting.run_once, pause_seconds=FORGETTING_PAUSE_SECONDS),
+            ):
+                yield
 
     application = service_application(
         name="auth",

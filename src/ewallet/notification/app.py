@@ -1,8 +1,7 @@
 """Notification put together: its database, its use cases, its watch over other processes, its HTTP side."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from litestar import Litestar
 
@@ -14,7 +13,7 @@ from ewallet.plumbing.database import open_database
 from ewallet.plumbing.http.application import House, service_application
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import Verifier
-from ewallet.plumbing.worker import run_forever
+from ewallet.plumbing.worker import run_forever, working
 
 
 def create_app(
@@ -27,13 +26,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
-        watching = asyncio.create_task(run_forever("notification-watch", watch.run_once, pause_seconds=PAUSE_SECONDS))
-        try:
-            yield
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-            database.close()
+        with closing(database):
+            async with working(run_forever("notification-watch", watch.run_once, pause_seconds=PAUSE_SECONDS)):
+                yield
 
     application = service_application(
         name="notification",

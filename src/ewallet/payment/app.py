@@ -1,8 +1,7 @@
 """Payment put together: its database, its use cases, its recovery, its outbox relay, its HTTP side."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from litestar import Litestar
 
@@ -19,14 +18,8 @@ from ewallet.plumbing.http.application import House, service_application
 from ewallet.plumbing.outbox import Relay
 from ewallet.plumbing.settings import Settings, SettingsError
 from ewallet.plumbing.tokens import Verifier
-from ewallet.plumbing.worker import run_forever
+from ewallet.plumbing.worker import run_forever, working
 from ewallet.wallet.client import WalletClient
-
-RELAY_PAUSE_SECONDS = 1.0
-"""How late an event may be that another process stored; this process wakes its relay at once."""
-
-RELAY_REST_SECONDS = 0.05
-"""Between rounds under load: a quarter of the time that a notification may take, and far fewer commits."""
 
 
 def create_app(
@@ -58,27 +51,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
-        workers = [
-            asyncio.create_task(
-                run_forever(
-                    "payment-relay",
-                    relay.run_once,
-                    pause_seconds=RELAY_PAUSE_SECONDS,
-                    rest_seconds=RELAY_REST_SECONDS,
-                    wake=relay.wake,
-                )
-            ),
-            asyncio.create_task(run_forever("payment-recovery", recovery.run_once, pause_seconds=PAUSE_SECONDS)),
-        ]
-        try:
-            yield
-        finally:
-            await service.saga.drain()
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            await relay.release()
-            database.close()
+        recovering = run_forever("payment-recovery", recovery.run_once, pause_seconds=PAUSE_SECONDS)
+        with closing(database):
+            async with working(relay.run_forever(), recovering):
+                try:
+                    yield
+                finally:
+                    await service.saga.drain()
 
     application = service_application(
         name="payment",

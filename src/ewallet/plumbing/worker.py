@@ -1,8 +1,9 @@
 """Background work: a dull loop around ``run_once``."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import structlog
 
@@ -10,6 +11,18 @@ from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 from ewallet.plumbing.telemetry import WORKER_ERRORS
 
 log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def working(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Let loops go on in the background until the block is left: then each is cancelled, and its end waited for."""
+    workers = [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
 
 
 async def run_forever(
