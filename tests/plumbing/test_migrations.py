@@ -1,11 +1,11 @@
 """A database is brought to this program's schema once, whoever starts first, and never back."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Connection, inspect, text
 
-from ewallet.plumbing.migrations import SchemaIsNewer, migrate
+from ewallet.plumbing.migrations import SchemaIsNewer, _one_at_a_time, migrate
 from ewallet.plumbing.schema import version_table
 from tests.support.plumbing import opened
 
@@ -38,6 +38,21 @@ def test_processes_that_start_at_the_same_time_migrate_once(database_url: str) -
         outcomes = [done.result() for done in [threads.submit(migrate, SERVICE, database_url) for _ in range(4)]]
 
     assert sorted(outcomes) == [False, False, False, True]
+
+
+def test_who_finds_another_migrating_waits_for_it(mariadb_url: str) -> None:
+    with opened(mariadb_url) as other, ThreadPoolExecutor(1) as threads:
+
+        def migrating(tx: Connection) -> None:
+            with _one_at_a_time(tx, SERVICE):
+                waiting.append(threads.submit(migrate, SERVICE, mariadb_url))
+                with pytest.raises(TimeoutError):
+                    waiting[0].result(timeout=0.5)
+
+        waiting: list[Future[bool]] = []
+        other.transact(migrating)
+
+        assert waiting[0].result(timeout=10)
 
 
 def test_a_database_of_a_newer_program_is_left_alone(database_url: str) -> None:

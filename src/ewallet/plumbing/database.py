@@ -38,6 +38,9 @@ MAXIMUM_SECONDS = 5.0
 
 LOCK_WAIT_SECONDS = 3
 
+STATEMENT_SECONDS = 10
+"""A server that is silent for longer is taken for lost, although it may be at work."""
+
 STORAGE_RETRY_AFTER_SECONDS = 5
 """Room on a disk is made by people, or by a job that cleans up: not within a second."""
 
@@ -191,12 +194,15 @@ class Database:
         self._writer.dispose()
 
 
-def open_database(url: str, name: str) -> Database:
-    """A database by the URL of the settings: ``sqlite:///path`` or ``mysql://user:password@host:port/database``."""
+def open_database(url: str, name: str, *, statement_seconds: int = STATEMENT_SECONDS) -> Database:
+    """A database by the URL of the settings: ``sqlite:///path`` or ``mysql://user:password@host:port/database``.
+
+    ``statement_seconds`` is how long a server may take for one statement.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return Database(name, _sqlite_engine(parsed, writer=True), _sqlite_engine(parsed, writer=False))
-    engine = _mysql_engine(parsed)
+    engine = _mysql_engine(parsed, statement_seconds)
     return Database(name, engine, engine)
 
 
@@ -282,14 +288,14 @@ def _sqlite_engine(url: URL, *, writer: bool) -> Engine:
     return engine
 
 
-def _mysql_engine(url: URL) -> Engine:
+def _mysql_engine(url: URL, statement_seconds: int) -> Engine:
     engine = create_engine(
         url.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"}),
         hide_parameters=True,
         pool_size=READER_THREADS + 1,
         max_overflow=0,
         pool_recycle=1800,
-        connect_args={"connect_timeout": 3, "read_timeout": 10, "write_timeout": 10},
+        connect_args={"connect_timeout": 3, "read_timeout": statement_seconds, "write_timeout": 10},
     )
 
     @event.listens_for(engine, "connect")

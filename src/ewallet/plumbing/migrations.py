@@ -1,9 +1,15 @@
-"""Schema migrations: each service has its own Alembic history, and its own version table, in its own database."""
+"""Schema migrations: each service has its own Alembic history, and its own version table, in its own database.
+
+On MySQL every change of a schema commits by itself, so a migration may be cut off behind each of its statements, with
+its version not written yet. Who comes next runs it again: a revision therefore leaves what it finds done as it is (see
+``create_missing`` and ``insert_missing`` in ``plumbing/schema.py``).
+"""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -15,8 +21,16 @@ from ewallet.plumbing.schema import version_table
 
 _PACKAGE = Path(__file__).parents[1]
 
-WAIT_SECONDS = 8
-"""How long to wait for another process that is migrating; the connection would give up after ten."""
+PATIENCE_SECONDS = 600
+"""How long to wait for another process that is migrating: the tables may be large."""
+
+STATEMENT_SECONDS = 24 * 3600
+"""An ALTER of a large table is silent for hours. The system notices by itself when a connection is dead."""
+
+_LONGEST_NAME = 64
+"""Of a named lock on MySQL."""
+
+log = structlog.get_logger()
 
 
 class SchemaIsNewer(Exception):
@@ -29,7 +43,7 @@ def migrate(service: str, url: str) -> bool:
     SchemaIsNewer: the database is ahead of this program. DatabaseUnavailable: it does not answer, or another process
     does not finish migrating it.
     """
-    database = open_database(url, service)
+    database = open_database(url, service, statement_seconds=STATEMENT_SECONDS)
     try:
         return database.transact(lambda connection: _upgrade(connection, service))
     finally:
@@ -51,15 +65,19 @@ def _one_at_a_time(connection: Connection, service: str) -> Iterator[None]:
     if connection.dialect.name == "sqlite":
         yield
         return
-    name = f"ewallet {service} migration"
-    if connection.scalar(select(func.get_lock(name, WAIT_SECONDS))) != 1:
-        raise DatabaseUnavailable(f"another process is still migrating the {service} database")
+    # Locks are the whole server's, where other platforms may have databases, too.
+    name = f"ewallet {service} {connection.engine.url.database}"[:_LONGEST_NAME]
+    if connection.scalar(select(func.get_lock(name, 0))) != 1:
+        log.info("migration.waiting", service=service)
+        if connection.scalar(select(func.get_lock(name, PATIENCE_SECONDS))) != 1:
+            raise DatabaseUnavailable(f"another process is still migrating the {service} database")
     try:
         yield
         # The version row is what DDL has not committed by itself: whoever gets the lock next must see it.
         connection.exec_driver_sql("COMMIT")
     finally:
-        connection.execute(select(func.release_lock(name)))
+        if not connection.invalidated:  # a lost connection has lost its locks, too
+            connection.execute(select(func.release_lock(name)))
 
 
 def _upgrade_alone(connection: Connection, service: str) -> bool:

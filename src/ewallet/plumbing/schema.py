@@ -4,12 +4,25 @@ A batch of any size is written by a handful of statements with many rows each. O
 event loop alive: ``executemany`` would give up and take back the interpreter's lock once for every row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Connection, Index, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.sqlite import INTEGER as SQLITE_INTEGER
 from sqlalchemy.dialects.sqlite import TEXT as SQLITE_TEXT
@@ -71,23 +84,53 @@ def table(name: str, metadata: MetaData, *parts: Column[Any] | CheckConstraint |
     )
 
 
-def append_only(table_name: str, dialect: str) -> Iterator[str]:
-    """DDL that makes the database itself refuse UPDATE and DELETE of the table's rows."""
+# --- migrations: each step may be found done, because MySQL commits changes of a schema one by one -------------------
+
+
+def create_missing(tx: Connection, metadata: MetaData) -> None:
+    """Create the tables and indexes that are not there."""
+    for each in metadata.sorted_tables:
+        each.create(tx, checkfirst=True)
+        for index in each.indexes:
+            index.create(tx, checkfirst=True)  # the table may have been made without it
+
+
+def insert_missing(tx: Connection, into: Table, **row: Any) -> None:
+    """Insert a row, unless one with its primary key is there."""
+    same = (column == row[column.name] for column in into.primary_key)
+    if tx.execute(select(*into.primary_key).where(*same)).first() is None:
+        tx.execute(insert(into).values(row))
+
+
+def make_append_only(tx: Connection, table_name: str) -> None:
+    """Have the database itself refuse UPDATE and DELETE of a table's rows."""
+    present = tx.execute(_TRIGGERS[tx.dialect.name], {"table": table_name}).scalars().all()
     for verb in ("UPDATE", "DELETE"):
         trigger = f"{table_name}_no_{verb.lower()}"
-        message = f"{table_name} is append-only"
-        body = (
-            f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
-            if dialect == "sqlite"
-            else f"FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{message}'"
-        )
-        yield f"CREATE TRIGGER {trigger} BEFORE {verb} ON {table_name} {body}"
+        if trigger not in present:
+            body = _REFUSAL[tx.dialect.name].format(f"{table_name} is append-only")
+            tx.exec_driver_sql(f"CREATE TRIGGER {trigger} BEFORE {verb} ON {table_name} {body}")
+
+
+_TRIGGERS = {
+    "sqlite": text("SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = :table"),
+    "mysql": text(
+        "SELECT trigger_name FROM information_schema.triggers "
+        "WHERE trigger_schema = DATABASE() AND event_object_table = :table"
+    ),
+}
+_REFUSAL = {
+    "sqlite": "BEGIN SELECT RAISE(ABORT, '{}'); END",
+    "mysql": "FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{}'",
+}
 
 
 def version_table(service: str) -> str:
     """The table in which Alembic keeps a service's version; all services may share one database."""
     return f"{service}_schema_version"
 
+
+# --- writes of many rows ------------------------------------------------------------------------------------------
 
 # A few fixed sizes keep the number of different statements small, so that SQLite prepares each one once.
 _SQLITE_CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
@@ -130,11 +173,11 @@ def _chunk(dialect: str, left: int) -> int:
 def _statement(dialect: str, into: Table, columns: tuple[str, ...], update: tuple[str, ...], rows: int) -> str:
     quoted = [f'"{name}"' if dialect == "sqlite" else f"`{name}`" for name in columns]
     into_columns = f"{into.name} ({', '.join(quoted)})"
-    insert = f"INSERT INTO {into_columns} VALUES {', '.join([statements.marks(len(columns))] * rows)}"  # noqa: S608  # names are ours, values are bound
+    new = f"INSERT INTO {into_columns} VALUES {', '.join([statements.marks(len(columns))] * rows)}"  # noqa: S608  # names are ours, values are bound
     if not update:
-        return insert
+        return new
     if dialect == "sqlite":
         key = ", ".join(f'"{column.name}"' for column in into.primary_key)
-        return f"{insert} ON CONFLICT ({key}) DO UPDATE SET " + ", ".join(f'"{c}" = excluded."{c}"' for c in update)
+        return f"{new} ON CONFLICT ({key}) DO UPDATE SET " + ", ".join(f'"{c}" = excluded."{c}"' for c in update)
     # VALUES() is what MariaDB and MySQL 8 both understand here; MySQL's newer row alias is unknown to MariaDB.
-    return f"{insert} ON DUPLICATE KEY UPDATE " + ", ".join(f"`{c}` = VALUES(`{c}`)" for c in update)
+    return f"{new} ON DUPLICATE KEY UPDATE " + ", ".join(f"`{c}` = VALUES(`{c}`)" for c in update)

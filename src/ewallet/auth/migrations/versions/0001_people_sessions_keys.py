@@ -1,10 +1,20 @@
 """People, sessions, service clients, signing keys, counts of failed logins; the audit chain and the leases."""
 
 from alembic import op
-from sqlalchemy import Column, Index, MetaData, UniqueConstraint, insert
+from sqlalchemy import Column, Index, MetaData, UniqueConstraint
 
 from ewallet.plumbing.audit import CHAIN_START
-from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, append_only, table
+from ewallet.plumbing.schema import (
+    IDENTIFIER,
+    INTEGER,
+    KEY,
+    LONG_TEXT,
+    SHORT_TEXT,
+    create_missing,
+    insert_missing,
+    make_append_only,
+    table,
+)
 
 revision = "auth_0001"
 down_revision = None
@@ -102,9 +112,8 @@ def upgrade() -> None:
         Column("owner", IDENTIFIER, nullable=False),
         Column("until", INTEGER, nullable=False),
     )
-    metadata.create_all(connection)
-    for statement in append_only("auth_audit", connection.dialect.name):
-        op.execute(statement)
-    connection.execute(insert(audit_head).values(chain=0, sequence=0, hash=CHAIN_START))
+    create_missing(connection, metadata)
+    make_append_only(connection, "auth_audit")
+    insert_missing(connection, audit_head, chain=0, sequence=0, hash=CHAIN_START)
     for name in ("recovery", "signing-keys", "users"):
-        connection.execute(insert(leases).values(name=name, owner="", until=0))
+        insert_missing(connection, leases, name=name, owner="", until=0)

@@ -1,9 +1,9 @@
 """The inbox, and the head row that orders it."""
 
 from alembic import op
-from sqlalchemy import Column, Index, MetaData, UniqueConstraint, insert
+from sqlalchemy import Column, Index, MetaData, UniqueConstraint
 
-from ewallet.plumbing.schema import IDENTIFIER, INTEGER, LONG_TEXT, SHORT_TEXT, table
+from ewallet.plumbing.schema import IDENTIFIER, INTEGER, LONG_TEXT, SHORT_TEXT, create_missing, insert_missing, table
 
 revision = "notification_0001"
 down_revision = None
@@ -34,5 +34,5 @@ def upgrade() -> None:
         Column("id", INTEGER, primary_key=True, autoincrement=False),
         Column("sequence", INTEGER, nullable=False),
     )
-    metadata.create_all(connection)
-    connection.execute(insert(head).values(id=0, sequence=0))
+    create_missing(connection, metadata)
+    insert_missing(connection, head, id=0, sequence=0)

@@ -1,9 +1,19 @@
 """Payments with their history, the operations on them, audit, outbox and leases."""
 
 from alembic import op
-from sqlalchemy import CheckConstraint, Column, Index, MetaData, UniqueConstraint, insert
+from sqlalchemy import CheckConstraint, Column, Index, MetaData, UniqueConstraint
 
-from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, append_only, table
+from ewallet.plumbing.schema import (
+    IDENTIFIER,
+    INTEGER,
+    KEY,
+    LONG_TEXT,
+    SHORT_TEXT,
+    create_missing,
+    insert_missing,
+    make_append_only,
+    table,
+)
 
 revision = "payment_0001"
 down_revision = None
@@ -141,9 +151,8 @@ def upgrade() -> None:
         Column("owner", IDENTIFIER, nullable=False),
         Column("until", INTEGER, nullable=False),
     )
-    metadata.create_all(connection)
-    connection.execute(insert(audit_head).values(chain=0, sequence=0, hash="0" * 64))
-    connection.execute(insert(leases).values(name="outbox-relay", owner="", until=0))
-    for append_only_table in ("payment_history", "payment_audit"):
-        for statement in append_only(append_only_table, connection.dialect.name):
-            op.execute(statement)
+    create_missing(connection, metadata)
+    insert_missing(connection, audit_head, chain=0, sequence=0, hash="0" * 64)
+    insert_missing(connection, leases, name="outbox-relay", owner="", until=0)
+    for name in ("payment_history", "payment_audit"):
+        make_append_only(connection, name)

@@ -1,9 +1,19 @@
 """Wallets, accounts, limits, transfers, holds, outcomes and keys, with the audit, the outbox and the leases."""
 
 from alembic import op
-from sqlalchemy import CheckConstraint, Column, Index, MetaData, UniqueConstraint, insert
+from sqlalchemy import CheckConstraint, Column, Index, MetaData, UniqueConstraint
 
-from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, append_only, table
+from ewallet.plumbing.schema import (
+    IDENTIFIER,
+    INTEGER,
+    KEY,
+    LONG_TEXT,
+    SHORT_TEXT,
+    create_missing,
+    insert_missing,
+    make_append_only,
+    table,
+)
 
 revision = "wallet_0001"
 down_revision = None
@@ -174,9 +184,8 @@ def upgrade() -> None:
         Column("owner", IDENTIFIER, nullable=False),
         Column("until", INTEGER, nullable=False),
     )
-    metadata.create_all(connection)
-    connection.execute(insert(audit_head).values(chain=0, sequence=0, hash="0" * 64))
-    connection.execute(insert(leases).values(name="outbox-relay", owner="", until=0))
+    create_missing(connection, metadata)
+    insert_missing(connection, audit_head, chain=0, sequence=0, hash="0" * 64)
+    insert_missing(connection, leases, name="outbox-relay", owner="", until=0)
     for name in ("wallet_transfers", "wallet_groups", "wallet_audit"):
-        for statement in append_only(name, connection.dialect.name):
-            connection.exec_driver_sql(statement)
+        make_append_only(connection, name)
