@@ -16,6 +16,7 @@ from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal, unwrap
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.tokens import KEYS_REFRESH_SECONDS
 from tests.support.auth import ADMIN, HERE, PASSWORD, Auth, Wallets, registration, running
+from tests.support.verifying import faults_in
 
 WRONG = "not the password"
 
@@ -28,7 +29,7 @@ def reason(answer: object) -> Reason:
 async def actions(auth: Auth, *, subject: str | None = None) -> list[tuple[str, str, str]]:
     """Actor, action and result of the audit's records, oldest first; the chain they are in must hold."""
     page = await auth.service.audit(ADMIN, subject=subject, request_id=None, limit=100, cursor=None)
-    assert await auth.service.verify() == []
+    assert faults_in(auth.service) == []
     return [(item.actor, item.action, item.result) for item in reversed(page.items)]
 
 
@@ -512,7 +513,7 @@ async def test_a_changed_audit_record_is_found(sqlite_url: str) -> None:
                 connection.execute(update(store.audit.records).values(actor="usr_somebody_else"))
 
         await asyncio.to_thread(tamper)
-        assert [fault for fault in await auth.service.verify() if "audit record 1" in fault]
+        assert [fault for fault in faults_in(auth.service) if "audit record 1" in fault]
 
 
 async def test_what_has_run_out_is_forgotten_and_nothing_else(database_url: str) -> None:

@@ -42,6 +42,7 @@ from tests.support.payment import (
     refused,
     void,
 )
+from tests.support.verifying import faults_in
 from tests.support.wallet import available, open_wallet, running_wallet
 
 FUNDS = 100_000
@@ -111,8 +112,8 @@ async def platform(
                 request_seconds=2.0,
             )
             yield Platform(payment, wallet, line, clock, lambda: len(outbox_events(database)))
-            assert payment.verify() == []
-            assert wallet.verify() == []
+            assert faults_in(payment) == []
+            assert faults_in(wallet) == []
 
 
 async def test_a_limit_that_stands_against_a_payment_is_named_and_named_again(

@@ -56,6 +56,7 @@ from tests.support.payment import (
     void,
 )
 from tests.support.plumbing import before_each_statement
+from tests.support.verifying import faults_in
 
 FUNDS = 10_000
 LEASE_AND_A_BIT = 5.1
@@ -142,7 +143,7 @@ async def test_a_part_captured_releases_the_rest_and_has_its_own_fee(
 
     assert (payment.amount, payment.fee, payment.net_amount, payment.authorized_amount) == (125, 2, 123, 1000)
     assert money(wallet) == (FUNDS - 125, 0, 123, 2)
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 async def test_the_fee_of_a_capture_is_todays(
@@ -181,7 +182,7 @@ async def test_a_hold_that_nobody_ends_expires_by_itself(
     assert refused(await capture(service, payment_id)).reason is Reason.INVALID_STATE
     assert [event.name for event in outbox_events(database)] == ["payment.authorized", "payment.expired"]
     assert await recovery.run_once() == 0
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 @ENDING
@@ -214,7 +215,7 @@ async def test_who_comes_after_the_end_of_the_hold_finds_it_expired(
     assert (await now(service, payment_id)).status == "EXPIRED"
     await Recovery(service.saga).run_once()
     assert [state for state, _ in await states(service, payment_id)] == ["PENDING", "AUTHORIZED", "EXPIRED"]
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -358,7 +359,7 @@ async def test_a_refund_goes_out_of_the_merchants_wallet_and_the_fee_is_kept(
     assert (payment.status, payment.refunded_amount, payment.amount) == ("REFUNDED", 1000, 1000)
     assert [state for state, _ in await states(service, payment_id)][-2:] == ["PARTIALLY_REFUNDED", "REFUNDED"]
     assert [event.data["amount"] for event in outbox_events(database)[1:]] == [300, 700]
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 async def test_a_merchant_who_cannot_cover_a_refund_is_told_and_the_part_is_free_again(
@@ -391,7 +392,7 @@ async def test_concurrent_parts_never_refund_more_than_was_paid(
     assert (payment.status, payment.refunded_amount) == ("REFUNDED", 1000)
     assert wallet.balance(CUSTOMER) == FUNDS
     assert len(await states(service, payment_id)) == 12
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 async def test_what_a_refund_has_set_aside_no_other_takes(service: PaymentService, wallet: MemoryWallet) -> None:
@@ -604,7 +605,7 @@ async def test_of_captures_voids_and_the_expiry_of_one_hold_exactly_one_wins(
         assert won == ([] if payment.status == "EXPIRED" else [payment])
         assert [state for state, _ in await states(service, payment_id)] == ["PENDING", "AUTHORIZED", payment.status]
     assert wallet.held == 0
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 def make_expiries_due(database: Database) -> None:
@@ -682,7 +683,7 @@ async def test_continues_from_operation_begun_and_from_operation_moved(
     assert copy.replayed
     assert not isinstance(copy.answer, Refusal)
     assert await Recovery(restarted.saga).run_once() == 0
-    assert restarted.verify() == []
+    assert faults_in(restarted) == []
 
 
 @pytest.mark.parametrize("fault", [died_before, died_after])
@@ -776,7 +777,7 @@ async def test_a_request_that_is_slower_than_recovery_answers_what_recovery_stor
     assert not isinstance(refused_or_answer(answered), Refusal)
     assert len(outbox_events(database)) == 2
     assert wallet.groups_posted == 2
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 @EVERY
@@ -793,7 +794,7 @@ async def test_a_commit_whose_word_is_lost_changes_nothing(
 
     assert wallet.groups_posted == 4
     assert len(outbox_events(database)) == 4
-    assert patient.verify() == []
+    assert faults_in(patient) == []
 
 
 # --- giving up ----------------------------------------------------------------------------------------------------
@@ -829,7 +830,7 @@ async def test_what_the_wallet_cannot_do_is_abandoned_behind_a_tombstone(
     assert (refusal.status, refusal.reason) == (409, Reason.ABANDONED)
     assert (await now(service, payment_id)).status == left
     assert isinstance(wallet.apply(late), GroupRefused), "a late copy of the order finds the tombstone"
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 async def test_a_payment_that_the_wallet_cannot_make_fails_as_abandoned(

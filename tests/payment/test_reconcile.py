@@ -41,6 +41,7 @@ from tests.support.payment import (
     refund,
     void,
 )
+from tests.support.verifying import faults_in
 from tests.support.wallet import BACK_END, NOW, open_wallet
 
 STEPS = 50
@@ -106,7 +107,7 @@ class World:
         return self.databases["wallet"].read(lambda tx: count(tx, groups))
 
     def faults(self) -> list[str]:
-        return [*self.wallet.verify(), *self.payment.verify()]
+        return [*faults_in(self.wallet), *faults_in(self.payment)]
 
 
 @asynccontextmanager

@@ -41,6 +41,7 @@ from tests.support.payment import (
     states,
 )
 from tests.support.plumbing import set_pragma
+from tests.support.verifying import faults_in
 
 FUNDS = 10_000
 
@@ -164,7 +165,7 @@ async def test_of_200_concurrent_payments_as_many_succeed_as_there_is_money_for(
 
     assert sum(isinstance(answer, messages.Payment) for answer in answers) == 10
     assert (wallet.balance(CUSTOMER), wallet.balance(MERCHANT), wallet.fees()) == (0, 9800, 200)
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 # --- idempotency --------------------------------------------------------------------------------------------------
@@ -341,7 +342,7 @@ async def test_recovery_finishes_what_was_unknown_and_the_key_finds_it(
     assert isinstance(answered.answer, messages.Payment)
     assert (answered.answer.status, answered.replayed) == ("SUCCESS", True)
     assert (wallet.balance(CUSTOMER), wallet.groups_posted) == (FUNDS - 1000, 1)
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 # --- recovery points ----------------------------------------------------------------------------------------------
@@ -402,7 +403,7 @@ async def test_continues_from_intent_saved_and_from_money_moved(
     assert await states(restarted, transaction_id) == [("PENDING", CUSTOMER), ("SUCCESS", "service:platform")]
     [event] = outbox_events(database)
     assert (event.name, event.request_id) == ("payment.succeeded", "req_dead")
-    assert restarted.verify() == []
+    assert faults_in(restarted) == []
 
 
 async def test_continues_to_a_refusal_when_the_money_is_gone_by_then(database: Database, wallet: MemoryWallet) -> None:
@@ -491,7 +492,7 @@ async def test_a_commit_whose_word_is_lost_changes_nothing(
 
     assert (wallet.balance(CUSTOMER), wallet.groups_posted) == (FUNDS - 3000, 3)
     assert len(outbox_events(database)) == 3
-    assert service.verify() == []
+    assert faults_in(service) == []
 
 
 async def test_a_commit_that_fails_is_no_payment(
@@ -532,11 +533,11 @@ async def test_a_client_that_goes_away_neither_stops_its_payment_nor_blocks_the_
 
 async def test_verify_names_a_changed_payment(database: Database, service: PaymentService) -> None:
     payment = await paid(service, order())
-    assert service.verify() == []
+    assert faults_in(service) == []
 
     database.transact(lambda tx: tx.execute(store.payments.update().values(status="FAILED")))
 
-    assert service.verify() == [f"payment {payment.transaction_id} is not what its history tells of it"]
+    assert faults_in(service) == [f"payment {payment.transaction_id} is not what its history tells of it"]
 
 
 @ON_SQLITE

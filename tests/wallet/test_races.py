@@ -28,6 +28,7 @@ from ewallet.wallet.messages import (
 )
 from ewallet.wallet.service import WalletService
 from tests.support.plumbing import ManualClock, before_each_statement
+from tests.support.verifying import faults_in
 from tests.support.wallet import (
     ADMIN,
     ALICE,
@@ -89,7 +90,7 @@ async def test_200_debits_of_10_from_100_exactly_ten_succeed(two_wallets: Two) -
     left = sorted(moved.answer.available for moved in answers if isinstance(moved.answer, MoneyMoved))
     assert left == [n * 10_00 for n in range(10)]
     assert await available(two_wallets[1], ALICE) == 0
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []
 
 
 async def test_3000_transfers_over_6_wallets_keep_every_cent(two_wallets: Two) -> None:
@@ -112,7 +113,7 @@ async def test_3000_transfers_over_6_wallets_keep_every_cent(two_wallets: Two) -
     assert min(expected.values()) >= 0
     assert sum(expected.values()) == 6_000
     assert {outcome.reason for outcome in outcomes if isinstance(outcome, GroupRefused)} <= {Reason.INSUFFICIENT_FUNDS}
-    assert two_wallets[1].verify() == []
+    assert faults_in(two_wallets[1]) == []
 
 
 async def test_one_reference_50_times_moves_once_and_answers_50_times_the_same(two_wallets: Two) -> None:
@@ -144,7 +145,7 @@ async def test_one_key_for_two_references_moves_once_and_tells_the_other(two_wal
     reasons = [moved.answer.reason for moved in answers if isinstance(moved.answer, Refusal)]
     assert reasons == [Reason.IDEMPOTENCY_KEY_REUSED]
     assert sorted([await available(two_wallets[0], owner, currency) for currency, owner in wanted.items()]) == [0, 5]
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []
 
 
 async def test_one_id_for_orders_without_a_common_account_is_decided_once(two_wallets: Two) -> None:
@@ -162,7 +163,7 @@ async def test_one_id_for_orders_without_a_common_account_is_decided_once(two_wa
     refused = next(outcome for outcome in outcomes if isinstance(outcome, GroupRefused))
     assert refused.reason is Reason.IDEMPOTENCY_KEY_REUSED
     assert "transfers[0].id" in refused.detail
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []
 
 
 async def test_one_id_for_the_same_refused_order_gets_one_answer(two_wallets: Two) -> None:
@@ -194,7 +195,7 @@ async def test_an_order_posted_and_given_up_at_once_has_one_outcome(
 
     assert posted == abandoned
     assert await available(two_wallets[1], ALICE) == (0 if isinstance(posted, GroupPosted) else 100)
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []
 
 
 @pytest.mark.parametrize("table", ["wallet_wallets", "wallet_accounts"])
@@ -207,7 +208,7 @@ async def test_two_who_open_the_same_at_the_same_moment_end_with_one(two_wallets
 
     for owner in owners:
         assert await available(two_wallets[0], owner) == 0
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []
 
 
 async def test_a_refusal_without_any_account_is_decided_once(two_wallets: Two) -> None:
@@ -231,7 +232,7 @@ async def test_opposite_transfers_in_parallel_all_end_without_an_error(two_walle
     outcomes = [outcome for _ in range(10) for outcome in await asyncio.gather(*(lonely(n) for n in range(30)))]
 
     assert {type(outcome) for outcome in outcomes} == {GroupPosted}
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []
 
 
 async def test_200_holds_at_once_never_hold_more_than_there_is(two_wallets: Two) -> None:
@@ -243,7 +244,7 @@ async def test_200_holds_at_once_never_hold_more_than_there_is(two_wallets: Two)
 
     assert [type(outcome) for outcome in outcomes].count(GroupPosted) == 14
     assert await available(two_wallets[0], ALICE) == 2
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []
 
 
 # --- limits -------------------------------------------------------------------------------------------------------
@@ -278,7 +279,7 @@ async def test_200_payments_of_10_with_a_limit_of_100_a_day_exactly_ten_succeed(
     assert len(outcomes) - len(refused) == 10
     assert await available(two_limited[1], ALICE) == 900_00
     assert await spent_today(two_limited[1]) == 100_00
-    assert two_limited[0].verify() == []
+    assert faults_in(two_limited[0]) == []
 
 
 async def test_holds_made_and_ended_at_once_never_pass_the_limit_and_are_counted_exactly(two_limited: Two) -> None:
@@ -301,7 +302,7 @@ async def test_holds_made_and_ended_at_once_never_pass_the_limit_and_are_counted
     assert 0 < taken <= 100_00
     assert await spent_today(two_limited[0]) == taken
     assert max(spent_at_each_step(two_limited[0])) <= 100_00
-    assert two_limited[1].verify() == []
+    assert faults_in(two_limited[1]) == []
 
 
 def spent_at_each_step(wallet: WalletService) -> Iterator[int]:
@@ -360,7 +361,7 @@ async def test_a_hold_is_posted_voided_or_expired_once_whoever_is_first(two_wall
 
     assert [type(outcome) for outcome in outcomes].count(GroupPosted) == 1
     assert {outcome.reason for outcome in outcomes if isinstance(outcome, GroupRefused)} == {Reason.INVALID_STATE}
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []
 
 
 async def test_a_hold_that_two_workers_expire_at_once_is_released_once(database_url: str) -> None:
@@ -376,7 +377,7 @@ async def test_a_hold_that_two_workers_expire_at_once_is_released_once(database_
 
         assert sorted(released) == [0, 1]
         assert await available(second, ALICE) == 100
-        assert first.verify() == []
+        assert faults_in(first) == []
 
 
 async def test_one_wallet_opened_by_two_at_once_is_one_wallet(two_wallets: Two) -> None:
@@ -469,4 +470,4 @@ async def test_a_client_that_goes_away_leaves_nothing_locked(two_wallets: Two) -
 
     async with asyncio.timeout(3):
         assert isinstance(await two_wallets[1].post_group(group(transfer(ALICE, BOB, 10))), GroupPosted)
-    assert two_wallets[0].verify() == []
+    assert faults_in(two_wallets[0]) == []

@@ -30,6 +30,7 @@ from ewallet.wallet.messages import (
 from ewallet.wallet.service import WalletService
 from ewallet.wallet.worker import HoldExpiry
 from tests.support.plumbing import before_each_statement
+from tests.support.verifying import faults_in
 from tests.support.wallet import (
     ADMIN,
     ALICE,
@@ -112,7 +113,7 @@ async def test_a_payment_debits_the_payer_credits_the_merchant_and_takes_the_fee
     assert await available(wallet, BOB) == 12_25
     fees = await wallet._database.reading(lambda tx: store.accounts_by_id(tx, ["fees:USD"], lock=False))
     assert fees["fees:USD"].balance == 25
-    assert wallet.verify() == []
+    assert faults_in(wallet) == []
 
 
 async def test_a_repeated_group_gets_its_first_answer_and_moves_nothing(wallet: WalletService, time: Time) -> None:
@@ -293,7 +294,7 @@ async def test_a_hold_expires_and_its_money_is_back(wallet: WalletService, time:
     assert await available(wallet, ALICE) == 100_00
     late = group(transfer(ALICE, BOB, 60_00, kind=TransferKind.POST, pending_id=order.id))
     assert reason(await wallet.post_group(late)) == "invalid-state"
-    assert wallet.verify() == []
+    assert faults_in(wallet) == []
 
 
 async def test_time_on_an_account_does_not_go_back(wallet: WalletService, time: Time) -> None:
@@ -411,7 +412,7 @@ async def test_a_movement_needs_a_wallet_with_the_currency(
 ) -> None:
     assert reason((await wallet.credit(BACK_END, move(owner, currency=currency), None)).answer) == expected
     assert reason((await wallet.debit(BACK_END, move(owner, currency=currency), None)).answer) == expected
-    assert wallet.verify() == []
+    assert faults_in(wallet) == []
 
 
 async def test_more_than_can_be_counted_is_refused_not_lost(wallet: WalletService) -> None:
@@ -676,7 +677,7 @@ async def test_a_hold_counts_until_it_is_released(limited: WalletService, time: 
     await limited.post_group(group(capture, transfer(ALICE, "fees", 10)))
 
     assert (await limits_of(limited)).spent_today == 5_00
-    assert limited.verify() == []
+    assert faults_in(limited) == []
 
 
 async def test_a_hold_that_is_released_a_day_later_gives_back_to_the_month_alone(

@@ -11,6 +11,7 @@ from ewallet.plumbing.database import Database
 from ewallet.wallet.messages import TransferKind
 from ewallet.wallet.service import WalletService
 from ewallet.wallet.store import StatementFilter, statement_query
+from tests.support.verifying import faults_in
 from tests.support.wallet import ALICE, BOB, group, open_wallet, opened_database, payment, transfer
 
 APPEND_ONLY = ("wallet_transfers", "wallet_groups", "wallet_audit")
@@ -64,7 +65,7 @@ def test_the_database_refuses_what_the_rules_refuse(database: Database, change: 
 
 
 def test_sound_books_have_no_faults(wallet: WalletService) -> None:
-    assert wallet.verify() == []
+    assert faults_in(wallet) == []
 
 
 def _unlocked(database: Database, table: str, statement: str) -> None:
@@ -94,7 +95,7 @@ def test_a_change_behind_the_rules_is_found_and_named(
 ) -> None:
     _unlocked(database, table, change)
 
-    assert any(fault in sentence for sentence in wallet.verify())
+    assert any(fault in sentence for sentence in faults_in(wallet))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_a_change_behind_the_rules_is_found_and_named(
 def test_a_wrong_balance_is_found_and_named(wallet: WalletService, database: Database, change: str, fault: str) -> None:
     execute(database, change)
 
-    assert any(fault in sentence for sentence in wallet.verify())
+    assert any(fault in sentence for sentence in faults_in(wallet))
 
 
 @pytest.mark.usefixtures("wallet")

@@ -569,11 +569,6 @@ class AuthService:
         store.audit.append(tx, self._clock(), records)
         return [None] * len(records)
 
-    async def verify(self) -> list[str]:
-        """Recompute the audit chain; a sentence for each fault, none where all is well."""
-        fault = await self._database.reading(store.audit.first_fault)
-        return [fault] if fault is not None else []
-
     async def forget_expired(self) -> int:
         """Delete tokens, sessions, private keys and counts that nobody needs any more; returns how many."""
         now = self._clock()

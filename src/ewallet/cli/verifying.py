@@ -7,6 +7,7 @@ from itertools import islice
 from sqlalchemy import Connection, Table
 
 import ewallet.auth.store as auth
+import ewallet.auth.verify
 import ewallet.payment.store as payment
 import ewallet.payment.verify
 import ewallet.wallet.store as wallet
@@ -28,11 +29,6 @@ class Books:
     checked: str
     counted: Sequence[tuple[Table, str]]
     faults: Callable[[Connection, Seen], Iterator[str]]
-
-
-def _auth_faults(tx: Connection, seen: Seen) -> Iterator[str]:
-    if fault := auth.audit.first_fault(tx, seen):
-        yield fault
 
 
 BOOKS = (
@@ -57,7 +53,7 @@ BOOKS = (
         "auth",
         "the audit chain is whole",
         ((auth.audit.records, "audit records"),),
-        _auth_faults,
+        ewallet.auth.verify.faults,
     ),
 )
 

@@ -14,7 +14,7 @@ from ewallet.kernel.clock import Clock, rfc3339
 from ewallet.kernel.errors import Reason, Refusal, invalid, not_found
 from ewallet.kernel.ids import ID_PATTERN, is_id, new_id
 from ewallet.kernel.money import Money, is_currency
-from ewallet.payment import messages, store, verify
+from ewallet.payment import messages, store
 from ewallet.payment.domain import payments, telling
 from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.domain.operations import ALL_THAT_IS_LEFT, Intent, Kind, Operation
@@ -306,13 +306,6 @@ class PaymentService:
             items=[_audit_entry(row) for row in rows[:limit]],
             next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
         )
-
-    def verify(self) -> list[str]:
-        """A sentence for each fault in the audit chain, the payments and their history.
-
-        Reads everything: for the command line, not for requests.
-        """
-        return self._database.snapshot(lambda tx: list(verify.faults(tx)))
 
 
 _NO_SUCH_PAYMENT = not_found("payment")

@@ -26,7 +26,7 @@ from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.verifying import digest
-from ewallet.wallet import store, verify
+from ewallet.wallet import store
 from ewallet.wallet.domain import ledger
 from ewallet.wallet.domain.limits import (
     UNLIMITED,
@@ -799,10 +799,6 @@ class WalletService:
         now = self._clock()
         due = await self._database.reading(lambda tx: store.holds_due(tx, now, EXPIRED_AT_ONCE))
         return sum(await asyncio.gather(*(self._submit(Expiry(hold)) for hold in due)))
-
-    def verify(self) -> list[str]:
-        """Recompute the books; a sentence for each fault. Reads everything: for the command line, not for requests."""
-        return self._database.snapshot(lambda tx: list(verify.faults(tx)))
 
     # --- inside
 
