@@ -110,6 +110,15 @@ def test_any_text_comes_back_as_it_was(database: Database) -> None:
     assert stored(database) == [("a", 1, awkward, awkward * 1000)]
 
 
+def test_many_long_texts_are_more_than_one_statement_may_carry(database: Database) -> None:
+    """A server refuses a statement of more than `max_allowed_packet`: 16 MB unless it was told otherwise."""
+    many = [(f"{number}", number, None, "\U0001f600" * 70_000) for number in range(64)]
+
+    database.transact(lambda tx: insert_rows(tx, things, many))
+
+    assert [len(row[3] or "") for row in stored(database)] == [70_000] * 64
+
+
 def test_identifiers_and_names_that_differ_in_case_are_different(database: Database) -> None:
     database.transact(lambda tx: insert_rows(tx, things, [("a", 1, "Ä", None), ("A", 2, "ä", None)]))
 

@@ -6,7 +6,7 @@ event loop alive: ``executemany`` would give up and take back the interpreter's 
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import (
@@ -135,6 +135,8 @@ def version_table(service: str) -> str:
 # A few fixed sizes keep the number of different statements small, so that SQLite prepares each one once.
 _SQLITE_CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 _MYSQL_MAXIMUM_ROWS = 512
+_MYSQL_MAXIMUM_CHARACTERS = 2_000_000
+"""In one statement: four bytes each at most, or two where they are escaped, so half of the 16 MB that servers take."""
 
 
 def insert_rows(tx: Connection, into: Table, rows: Sequence[Sequence[Any]], *, columns: tuple[str, ...] = ()) -> None:
@@ -157,16 +159,24 @@ def _write_rows(
     dialect = tx.dialect.name
     start = 0
     while start < len(rows):
-        size = _chunk(dialect, len(rows) - start)
+        size = _sqlite_chunk(len(rows) - start) if dialect == "sqlite" else _mysql_chunk(rows, start)
         chunk = rows[start : start + size]
         statements.run(tx, _statement(dialect, into, columns, update, size), tuple(chain.from_iterable(chunk)))
         start += size
 
 
-def _chunk(dialect: str, left: int) -> int:
-    if dialect == "sqlite":
-        return next(size for size in _SQLITE_CHUNKS if size <= left)
-    return min(left, _MYSQL_MAXIMUM_ROWS)
+def _sqlite_chunk(left: int) -> int:
+    return next(size for size in _SQLITE_CHUNKS if size <= left)
+
+
+def _mysql_chunk(rows: Sequence[Sequence[Any]], start: int) -> int:
+    """How many rows fit into one statement; one does, however long it is."""
+    characters = 0
+    for number, row in enumerate(islice(rows, start, start + _MYSQL_MAXIMUM_ROWS)):
+        characters += sum(len(value) for value in row if isinstance(value, str))
+        if characters > _MYSQL_MAXIMUM_CHARACTERS and number:
+            return number
+    return min(len(rows) - start, _MYSQL_MAXIMUM_ROWS)
 
 
 @lru_cache(maxsize=2048)
