@@ -3,8 +3,10 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -26,7 +28,7 @@ from ewallet.plumbing.database import (
 )
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, insert_rows, table, version_table
 from tests.conftest import Backend
-from tests.servers.mariadb import MariaDB
+from tests.servers.mariadb import DURABLE, MariaDB, running_mariadb
 from tests.support.plumbing import make_tables, opened, set_pragma
 
 metadata = MetaData()
@@ -341,7 +343,44 @@ def test_a_server_that_is_not_there_is_unavailable_and_not_a_bug() -> None:
         database.close()
 
 
-@pytest.mark.parametrize("code", [1205, 1213, 1020, 1047, 2006, 2013])
+def test_a_server_that_stays_away_is_waited_for_once_and_found_again_at_once(tmp_path: Path) -> None:
+    """Who comes while it is away is told at once, and need not wait behind those who have waited."""
+    with running_mariadb(tmp_path, *DURABLE) as server, server.database() as url, opened(url) as database:
+        make_tables(url, metadata)
+        database.transact(put("a"))
+        server.kill()
+        with pytest.raises(DatabaseUnavailable):
+            database.transact(put("b"))
+
+        started = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            database.transact(put("c"))
+        with pytest.raises(DatabaseUnavailable):
+            values(database)
+        assert time.monotonic() - started < 1
+
+        server.start()
+        database.transact(put("d"))
+        assert values(database) == {"a": 0, "d": 0}
+
+
+def test_a_password_that_is_changed_meanwhile_makes_a_database_unavailable_and_is_no_bug(mariadb: MariaDB) -> None:
+    with mariadb.database() as url, opened(url) as database:
+        make_tables(url, metadata)
+        user = make_url(url).username
+        change = f"SET PASSWORD FOR {user}@'127.0.0.1' = PASSWORD('{{}}')"
+        mariadb.execute_as_root(change.format("another"))
+        try:
+            with pytest.raises(DatabaseUnavailable):
+                database.transact(put("a"))
+        finally:
+            mariadb.execute_as_root(change.format(make_url(url).password))
+        database.transact(put("a"))
+
+
+@pytest.mark.parametrize(
+    "code", [1020, 1040, 1047, 1053, 1180, 1203, 1205, 1206, 1213, 1317, 1927, 2003, 2006, 2013, 2055, 4031]
+)
 def test_errors_of_locks_and_connections_are_transient(code: int) -> None:
     assert is_transient(OperationalError("", None, pymysql.OperationalError(code, "")))
 

@@ -1,7 +1,8 @@
 """A real MariaDB for one test run: private folder, port and password, gone when the run is over.
 
-The tests ask what our SQL does under real locks and real isolation, not whether MariaDB survives a power cut,
-so the server trades durability for speed. Nothing here changes what a statement means.
+Most tests ask what our SQL does under real locks and real isolation, not whether MariaDB survives a power cut, so the
+server trades durability for speed. Nothing here changes what a statement means. Those that kill the server, or fill its
+disk, start one of their own.
 """
 
 import os
@@ -10,11 +11,12 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pymysql
 
@@ -26,19 +28,23 @@ LOCK_WAIT_SECONDS = 10  # a killed process's transaction is rolled back well wit
 SERVER_OPTIONS = (
     "--bind-address=127.0.0.1",
     "--skip-name-resolve",
-    "--skip-log-bin",
     "--max-connections=500",  # races open hundreds of connections at once
     "--performance-schema=OFF",
-    # Speed: no file per table makes creating and dropping databases cheap; the rest leaves out the syncs and
-    # second copies that only a crash of the machine would need.
+    "--innodb-use-native-aio=OFF",
+)
+# Speed: no file per table makes creating and dropping databases cheap; the rest leaves out the syncs and second copies
+# that only a crash of the machine would need.
+FAST = (
+    "--skip-log-bin",
     "--innodb-file-per-table=OFF",
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-doublewrite=OFF",
-    "--innodb-use-native-aio=OFF",
 )
+# For those that kill the server: all that it has acknowledged is there when it starts again.
+DURABLE = ("--skip-log-bin", "--innodb-flush-log-at-trx-commit=1", "--innodb-log-file-size=16M")
 # Rights as an operator would give them: everything within the product's own databases, nothing on the server.
 INIT_SQL = """\
-CREATE USER {user}@'127.0.0.1' IDENTIFIED BY '{password}';
+CREATE USER IF NOT EXISTS {user}@'127.0.0.1' IDENTIFIED BY '{password}';
 GRANT ALL ON `ewallet\\_%`.* TO {user}@'127.0.0.1';
 """
 
@@ -51,14 +57,42 @@ class MariaDBMissingError(RuntimeError):
         super().__init__(f"`{program}` not found: install it with `sudo apt-get install mariadb-server`")
 
 
-@dataclass(frozen=True)
+@dataclass
 class MariaDB:
-    """A running server: a port and a password for the tests, and a socket for root to make databases."""
+    """A server: a port and a password for the tests, and a socket for root to make databases."""
 
-    port: int
-    password: str
-    socket: Path
-    _numbers: Iterator[int]
+    folder: Path
+    options: Sequence[str]
+    launcher: Sequence[str] = ()
+    port: int = field(default_factory=free_port)
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "socket"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers; what it did before it was killed is there again.
+
+        Raises:
+            RuntimeError: the server did not start; the message carries its log.
+        """
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([*self.launcher, *_command(self)], stdout=log, stderr=log)
+        _wait_until_ready(self, self._process)
+
+    def kill(self) -> None:
+        """As a power cut would, except that what it wrote and did not sync is kept by the system."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @contextmanager
     def database(self) -> Iterator[str]:
@@ -67,42 +101,48 @@ class MariaDB:
         Raises:
             pymysql.OperationalError: 1205, the test left a transaction open, which blocks the drop.
         """
+        url = self.new_database()
+        try:
+            yield url
+        finally:
+            self.execute_as_root(f"DROP DATABASE {url.rpartition('/')[2]}")
+
+    def new_database(self) -> str:
+        """Make an empty database that stays as long as the server; its URL."""
         name = f"ewallet_{next(self._numbers)}"
         self.execute_as_root(f"CREATE DATABASE {name}")
-        try:
-            yield f"mysql://{USER}:{self.password}@127.0.0.1:{self.port}/{name}"
-        finally:
-            self.execute_as_root(f"DROP DATABASE {name}")
+        return f"mysql://{USER}:{self.password}@127.0.0.1:{self.port}/{name}"
 
-    def execute_as_root(self, statement: str) -> None:
-        """Run one statement with all rights, waiting for nobody's locks for long."""
+    def execute_as_root(self, statement: str) -> Sequence[tuple[Any, ...]]:
+        """Run one statement with all rights, waiting for nobody's locks for long; its rows."""
         with pymysql.connect(
             unix_socket=str(self.socket),
             user="root",
             init_command=f"SET lock_wait_timeout = {LOCK_WAIT_SECONDS}",
         ) as connection:
-            connection.cursor().execute(statement)
+            cursor = connection.cursor()
+            cursor.execute(statement)
+            return cursor.fetchall()
 
 
 @contextmanager
-def running_mariadb(folder: Path) -> Iterator[MariaDB]:
+def running_mariadb(folder: Path, *options: str, launcher: Sequence[str] = ()) -> Iterator[MariaDB]:
     """Start a server whose files all live in `folder`, an empty or missing one; kill it at the end.
+
+    It is a fast one, unless other options are given; `launcher` is a command that runs the one behind it.
 
     Raises:
         MariaDBMissingError: Debian's `mariadb-server` is not installed.
         RuntimeError: the server did not start; the message carries its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    server = MariaDB(free_port(), secrets.token_urlsafe(16), folder / "socket", count(1))
+    server = MariaDB(folder, options or FAST, launcher)
     _initialise(folder, server.password)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(_command(folder, server.port), stdout=log, stderr=log)
     try:
-        _wait_until_ready(server, process, folder / "log")
+        server.start()
         yield server
     finally:
-        process.kill()  # its files are thrown away, so there is nothing to shut down in order
-        process.wait()
+        server.kill()  # its files are thrown away, so there is nothing to shut down in order
 
 
 def _initialise(folder: Path, password: str) -> None:
@@ -121,30 +161,31 @@ def _initialise(folder: Path, password: str) -> None:
     )
 
 
-def _command(folder: Path, port: int) -> list[str]:
+def _command(server: MariaDB) -> list[str]:
     # setpriv lets the kernel stop the server when the test run is killed before it can.
     return [
         _program("setpriv"),
         "--pdeathsig=KILL",
         _program("mariadbd"),
         "--no-defaults",
-        f"--datadir={folder / 'data'}",
-        f"--socket={folder / 'socket'}",
-        f"--port={port}",
-        f"--init-file={folder / 'init.sql'}",
+        f"--datadir={server.folder / 'data'}",
+        f"--socket={server.socket}",
+        f"--port={server.port}",
+        f"--init-file={server.folder / 'init.sql'}",
         *SERVER_OPTIONS,
+        *server.options,
         *_as_root(),
     ]
 
 
-def _wait_until_ready(server: MariaDB, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(server: MariaDB, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(server.socket)) == 0:
                 return
         time.sleep(0.02)
-    raise RuntimeError(f"mariadbd did not start:\n{log.read_text(errors='replace')}")
+    raise RuntimeError(f"mariadbd did not start:\n{(server.folder / 'log').read_text(errors='replace')}")
 
 
 def _program(name: str) -> str:

@@ -60,12 +60,26 @@ class _Errors(NamedTuple):
         return original is not None and bool(original.args) and original.args[0] in self.mysql
 
 
-# 1213 deadlock, 1205 lock wait, 1020 row changed since it was read, 1047 node not ready (Galera), 1053 shutdown,
-# 1927, 2006, 2013 and 2055 connection lost, 2003 cannot connect, 4031 disconnected when idle, 0 closed socket.
-_TRANSIENT = _Errors(
+# 1213 deadlock, 1205 lock wait, 1206 no room for locks, 1020 row changed since it was read, 1637 too many transactions,
+# 1180 error during COMMIT, 1317 and 1969 and 3024 statement interrupted.
+_BUSY = _Errors(
     sqlite=frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}),
-    mysql=frozenset({0, 1020, 1047, 1053, 1205, 1213, 1927, 2003, 2006, 2013, 2055, 4031}),
+    mysql=frozenset({1020, 1180, 1205, 1206, 1213, 1317, 1637, 1969, 3024}),
 )
+
+# 2002 and 2003 cannot connect, 1040, 1203 and 1226 too many connections, 1047 node not ready (Galera), 1053 shutdown,
+# 1158 to 1161 the network failed the server, 1927, 2006, 2013 and 2055 connection lost, 4031 disconnected when idle,
+# 0 closed socket.
+_AWAY = _Errors(
+    sqlite=frozenset(),
+    mysql=frozenset(
+        {0, 1040, 1047, 1053, 1158, 1159, 1160, 1161, 1203, 1226, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
+    ),
+)
+
+# 1044 and 1045 and 1698 no access, 1049 no such database, 1129 and 1130 this host is not wanted. Trying again at once
+# does not help, but somebody will: whoever changed the password, for instance.
+_LOCKED_OUT = _Errors(sqlite=frozenset(), mysql=frozenset({1044, 1045, 1049, 1129, 1130, 1698}))
 
 # 3 and 1026 error writing a file, 1021 disk full, 1030 the storage engine got an error, 1114 table or tablespace full.
 _DISK_FAILS = _Errors(
@@ -100,6 +114,7 @@ class Database:
         self._writer = writer
         self._reader = reader
         self._storage_refuses = False
+        self._away = False
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-writer")
         self._reader_threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix=f"{name}-reader")
 
@@ -140,14 +155,18 @@ class Database:
         return self._redone(once, _DISK_FAILS)
 
     def _redone(self, once: Callable[[], Result], of_storage: _Errors) -> Result:
+        """The result of ``once``, redone after transient errors. A server that stays away is not waited for twice."""
         try:
-            return _repeated(once)
+            result = _repeated(once, patient=not self._away)
         except DBAPIError as error:
             if of_storage.include(error):
                 raise StorageUnavailable(f"the disk of the {self.name} database fails: {error.orig}") from error
-            if is_transient(error):
+            self._away = _is_away(error)
+            if is_transient(error) or _LOCKED_OUT.include(error):
                 raise DatabaseUnavailable(f"the {self.name} database does not answer") from error
             raise
+        self._away = False
+        return result
 
     def snapshot(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` in this thread on the data as they are at one moment, however long it reads and others write."""
@@ -213,16 +232,26 @@ def transaction_open() -> bool:
 
 def is_transient(error: Exception) -> bool:
     """Whether doing the same transaction again may succeed."""
-    return isinstance(error, DBAPIError) and (error.connection_invalidated or _TRANSIENT.include(error))
+    return isinstance(error, DBAPIError) and (_is_away(error) or _BUSY.include(error))
 
 
-def _repeated(once: Callable[[], Result]) -> Result:
-    """The result of ``once``, repeated after transient errors; the usual first success pays nothing for that."""
+def _is_away(error: DBAPIError) -> bool:
+    """Whether there is no server at the other end, or none that would talk to us now."""
+    return error.connection_invalidated or _AWAY.include(error)
+
+
+def _repeated(once: Callable[[], Result], *, patient: bool) -> Result:
+    """The result of ``once``, repeated after transient errors; the usual first success pays nothing for that.
+
+    Without patience it is repeated once, because the connection may be an old one, whose server is back.
+    """
     try:
         return once()
     except DBAPIError as error:
         if not is_transient(error):
             raise
+    if not patient:
+        return once()
     for attempt in _further_attempts():
         with attempt:
             return once()
