@@ -13,8 +13,9 @@ from ewallet.cli.databases import migrate_all
 from ewallet.cli.terminal import Stopped
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.settings import SERVICES, Settings, load_settings, variable
+from tests.cli.conftest import Run
 from tests.conftest import Backend
-from tests.servers.mariadb import MariaDB
+from tests.servers.mariadb import MariaDB, running_mariadb
 from tests.support.ports import free_port
 
 BACKENDS = pytest.mark.parametrize("backend", ["sqlite", "mariadb"])
@@ -98,6 +99,34 @@ def test_a_user_without_rights_is_told_to_grant_them(mariadb: MariaDB, mariadb_u
     reader = url.set(username="reader", password="reader")
 
     assert "GRANT ALL" in complaint(wallet_in(reader.render_as_string(hide_password=False)))
+
+
+def test_a_read_only_server_is_named(mariadb: MariaDB, mariadb_url: str) -> None:
+    mariadb.execute_as_root("SET GLOBAL read_only = ON")
+    try:
+        assert "read-only" in complaint(wallet_in(mariadb_url))
+    finally:
+        mariadb.execute_as_root("SET GLOBAL read_only = OFF")
+
+
+def test_a_server_whose_binary_log_forbids_triggers_is_told_what_to_set(tmp_path: Path) -> None:
+    with running_mariadb(tmp_path, "--log-bin") as server, server.database() as url:
+        assert "log_bin_trust_function_creators = 1" in complaint(wallet_in(url))
+
+
+def test_settings_of_a_server_that_can_lose_money_are_named_once_with_the_databases_concerned(
+    fresh_databases: Callable[[Backend], dict[str, str]], run: Run
+) -> None:
+    """The servers of the tests are such: they need not survive a power cut."""
+    urls = {f"{service.upper()}_DATABASE_URL": url for service, url in fresh_databases("mariadb").items()}
+
+    migrated = run("migrate", **urls)
+
+    assert migrated.status == 0
+    warned = [line for line in migrated.out.splitlines() if "innodb_flush_log_at_trx_commit is 0" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith("WARNING")
+    assert warned[0].endswith("(auth, wallet, payment, notification)")
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

@@ -12,19 +12,28 @@ from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 from ewallet.cli.terminal import Stopped, standard_output
 from ewallet.plumbing.database import Database, DatabaseUnavailable, open_database
 from ewallet.plumbing.migrations import SchemaIsNewer, migrate
+from ewallet.plumbing.servers import weaknesses
 from ewallet.plumbing.settings import Settings, variable
 
 # By MySQL's and MariaDB's error numbers.
 _SERVER_ADVICE = {
     1021: "the server's disk is full",
+    1040: "the server has too many connections: raise its max_connections",
     1044: "the user has no rights on it: GRANT ALL on the database to the user",
     1045: "user or password are wrong",
     1049: "it does not exist: CREATE DATABASE it, empty",
     1146: "it has no tables yet: run `ewallet migrate`",
     1114: "the server's disk is full",
+    1129: "the server has blocked this host: run `mysqladmin flush-hosts` there",
+    1130: "the server does not let this host in: CREATE USER for it",
     1142: "the user may not change tables: GRANT ALL on the database to the user",
+    1203: "the user has too many connections: raise max_user_connections",
+    1226: "the user has used up what the server grants it: raise the limit",
     1290: "the server is read-only",
+    1419: "the server's binary log is on, so triggers need log_bin_trust_function_creators = 1: set it, for migrating",
+    1665: "the server's binary log cannot hold this: set binlog_format to ROW",
     1698: "user or password are wrong",
+    1792: "the server is read-only",
     1836: "the server is read-only",
     2003: "nobody answers there: start the server, or correct host and port",
 }
@@ -56,6 +65,16 @@ def migrate_all(settings: Settings, services: Sequence[str]) -> list[str]:
     return changed
 
 
+def weaknesses_found(settings: Settings, services: Sequence[str]) -> dict[str, str]:
+    """What is wrong with the settings of the databases' servers, each with the names of the services concerned."""
+    found: dict[str, str] = {}
+    for service in services:
+        with opened(settings, service) as database:
+            for weakness in database.read(weaknesses):
+                found[weakness] = f"{found[weakness]}, {service}" if weakness in found else service
+    return found
+
+
 def migrate_and_report(settings: Settings, services: Sequence[str]) -> None:
     """The command `migrate`."""
     output = standard_output()
@@ -63,6 +82,8 @@ def migrate_and_report(settings: Settings, services: Sequence[str]) -> None:
         changed = migrate_all(settings, [service])
         what = "brought up to date" if changed else "was up to date"
         output.print(f"{service:<13} {what:<19} {_shown(settings, service)}", soft_wrap=True, markup=False)
+    for weakness, concerned in weaknesses_found(settings, services).items():
+        output.print(f"WARNING       {weakness} ({concerned})", soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+import structlog
 import uvicorn
 from litestar.types import ASGIApp, Receive, Send
 from msgspec.structs import replace
 
 from ewallet import __version__
-from ewallet.cli.databases import migrate_all
+from ewallet.cli.databases import migrate_all, weaknesses_found
 from ewallet.cli.terminal import Stopped, columns, standard_output
 from ewallet.plumbing.http.protocol import ProblemProtocol
 from ewallet.plumbing.settings import SERVICES, Settings
@@ -36,6 +37,8 @@ Python's 5 ms a batch behind a busy event loop was measured at 20 ms, with this 
 COLLECT_AFTER = 20_000
 """Objects made before the garbage collector looks for cycles: a batch of payments makes thousands that are all needed,
 and looking at them every 700 was 4 % of the event loop's time."""
+
+log = structlog.get_logger()
 
 
 def up(settings: Settings) -> None:
@@ -66,6 +69,8 @@ def _run(settings: Settings, create: _Create, *, databases: Sequence[str], title
     configure_logging(settings.log_level, settings.log_format)
     with _listener(settings) as listener:
         migrate_all(settings, databases)
+        for weakness, concerned in weaknesses_found(settings, databases).items():
+            log.warning("database.weak_setting", setting=weakness, databases=concerned)
         stopping = asyncio.Event()
         application = _Application(create(settings, stopping=stopping))
         tune_interpreter()

@@ -1,0 +1,83 @@
+"""How a MySQL or MariaDB server must be set up, so that what was acknowledged survives a power cut.
+
+Not looked at is the time zone: all times are stored as numbers, and no statement asks the server what time it is.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+_MINIMUM_PACKET = 16 * 1024 * 1024
+"""MariaDB's default; statements are kept below half of it."""
+
+_LOSS = "a power cut can take back what was acknowledged"
+
+
+class _Rule(NamedTuple):
+    """What a variable of the server, in capitals, must be like; and if it is not, what to set it to, and why."""
+
+    name: str
+    holds: Callable[[str], bool]
+    advice: str
+
+
+_RULES = (
+    _Rule("innodb_flush_log_at_trx_commit", "1".__eq__, f"set it to 1: {_LOSS}"),
+    _Rule(
+        "innodb_flush_method",
+        lambda value: value not in {"NOSYNC", "LITTLESYNC"},
+        f"set it to O_DIRECT: {_LOSS}",
+    ),
+    _Rule(
+        "innodb_doublewrite",
+        lambda value: value not in {"OFF", "0"},
+        "set it to ON, unless the file system writes whole pages or none: a power cut can tear a page in two",
+    ),
+    _Rule(
+        "max_allowed_packet",
+        lambda value: int(value) >= _MINIMUM_PACKET,
+        f"set it to {_MINIMUM_PACKET} or more: the server refuses large batches",
+    ),
+    _Rule(
+        "sql_mode",
+        lambda value: "STRICT_ALL_TABLES" in value,
+        "something between us and the server swallows `SET SESSION`: values that do not fit may be cut off",
+    ),
+)
+
+_RULES_OF_ISOLATION = tuple(
+    _Rule(
+        name,
+        "READ-COMMITTED".__eq__,
+        "something between us and the server swallows `SET SESSION`: decisions may be taken on old values",
+    )
+    for name in ("transaction_isolation", "tx_isolation")  # MySQL 8 knows the first, MariaDB before 11.1 the second
+)
+
+_RULES_OF_BINARY_LOG = (
+    _Rule("sync_binlog", "1".__eq__, f"set it to 1: {_LOSS} from replicas"),
+    _Rule(
+        "binlog_format",
+        lambda value: value != "STATEMENT",
+        "set it to ROW: the server refuses every write of a READ COMMITTED transaction",
+    ),
+)
+
+
+def weaknesses(tx: Connection) -> list[str]:
+    """What is wrong with the server's settings: name, value, and what to do, for each."""
+    if tx.dialect.name == "sqlite":
+        return []
+    rows = tx.exec_driver_sql("SHOW VARIABLES").all()
+    return _weaknesses({str(name).lower(): str(value).upper() for name, value in rows})
+
+
+def _weaknesses(found: Mapping[str, str]) -> list[str]:
+    """For all variables of a server, in capitals. What it does not know is not asked of it."""
+    rules = (*_RULES, *_RULES_OF_ISOLATION, *(_RULES_OF_BINARY_LOG if found["log_bin"] == "ON" else ()))
+    return [
+        f"{rule.name} is {found[rule.name]}; {rule.advice}"
+        for rule in rules
+        if rule.name in found and not rule.holds(found[rule.name])
+    ]

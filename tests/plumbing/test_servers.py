@@ -1,0 +1,44 @@
+"""A server that would lose what was acknowledged, or refuse what we write, is told about before it happens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ewallet.plumbing.servers import weaknesses
+from tests.servers.mariadb import MariaDB, running_mariadb
+from tests.support.plumbing import opened
+
+CAREFUL = ("--log-bin", "--sync-binlog=1", "--binlog-format=ROW")
+CARELESS = {
+    "innodb_flush_log_at_trx_commit": "2",
+    "innodb_flush_method": "nosync",
+    "innodb_doublewrite": "OFF",
+    "max_allowed_packet": "4194304",
+    "sync_binlog": "0",
+    "binlog_format": "STATEMENT",
+}
+
+
+def advice_of(server: MariaDB) -> list[str]:
+    with server.database() as url, opened(url) as database:
+        return database.read(weaknesses)
+
+
+def test_a_server_with_debians_settings_and_a_synced_binary_log_needs_no_advice(tmp_path: Path) -> None:
+    with running_mariadb(tmp_path, *CAREFUL) as server:
+        assert advice_of(server) == []
+
+
+@pytest.fixture(scope="module")
+def careless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in CARELESS.items()]
+    with running_mariadb(tmp_path_factory.mktemp("careless"), "--log-bin", *options) as server:
+        yield server
+
+
+def test_each_careless_setting_is_named_with_what_to_set_it_to(careless: MariaDB) -> None:
+    said = advice_of(careless)
+
+    assert {advice.split()[0] for advice in said} == set(CARELESS)
+    assert all("set it to" in advice for advice in said)
