@@ -62,7 +62,7 @@ def test_after_a_restart_people_are_notified_as_promptly_as_before(
 
 
 def test_a_service_managers_sigterm_stops_as_cleanly_as_ctrl_c(fresh_databases: FreshDatabases, tmp_path: Path) -> None:
-    with platform("together", fresh_databases("sqlite"), tmp_path) as running:
+    with platform("together", fresh_databases("sqlite"), tmp_path, EWALLET_DRAIN_SECONDS="0") as running:
         running.start()
         running.stop(signal.SIGTERM)
 

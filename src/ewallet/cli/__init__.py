@@ -82,11 +82,14 @@ def up() -> None:
 
 
 @application.command()
-def serve(service: Annotated[Service, typer.Argument(help="Which one.")]) -> None:
+def serve(
+    service: Annotated[Service, typer.Argument(help="Which one.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port; on SQLite one.")] = 1,
+) -> None:
     """Start one service alone; it reaches the others over HTTP (EWALLET_AUTH_URL and so on)."""
     from ewallet.cli import serving
 
-    serving.serve(load_settings(), service.value)
+    serving.serve(load_settings(), service.value, workers=workers)
 
 
 @application.command()

@@ -7,8 +7,11 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
+from types import FrameType
 from typing import Any, Protocol
 
 import structlog
@@ -18,7 +21,10 @@ from msgspec.structs import replace
 
 from ewallet import __version__
 from ewallet.cli.databases import migrate_all, weaknesses_found
+from ewallet.cli.sole_use import require_server, sole_use
 from ewallet.cli.terminal import Stopped, columns, standard_output
+from ewallet.cli.workers import Workers
+from ewallet.plumbing.http.operations import STOPPING_SCOPE_KEY
 from ewallet.plumbing.http.protocol import ProblemProtocol
 from ewallet.plumbing.settings import SERVICES, Settings
 from ewallet.plumbing.telemetry import configure_logging
@@ -28,7 +34,10 @@ BACKLOG = 2048
 """Connections that wait to be accepted; a burst of new clients is larger than the usual 128."""
 
 STOP_SECONDS = 5
-"""How long requests that are under way may take to finish after Ctrl-C."""
+"""How long requests that are under way may take to finish when no new ones are taken any more."""
+
+LOOK_SECONDS = 0.1
+"""Between looks whether a stop should wait no longer, as uvicorn's own."""
 
 SWITCH_SECONDS = 0.0005
 """How soon a thread that computes gives up the interpreter's lock. SQLite hands the lock over once per statement: with
@@ -46,14 +55,16 @@ def up(settings: Settings) -> None:
     _run(settings, create_together, databases=SERVICES, title=f"ewallet {__version__} is running")
 
 
-def serve(settings: Settings, service: str) -> None:
-    """The command `serve`: one service in this process, until it is told to stop."""
+def serve(settings: Settings, service: str, *, workers: int = 1) -> None:
+    """The command `serve`: one service in this process, or in so many, until it is told to stop."""
 
     def create(settings: Settings, *, stopping: asyncio.Event) -> ASGIApp:
         return create_alone(settings, service, stopping=stopping)
 
-    own_database = [service] if service in SERVICES else []
-    _run(settings, create, databases=own_database, title=f"ewallet {__version__}: {service} is running")
+    databases = [service] if service in SERVICES else []
+    if workers > 1:
+        require_server(settings, databases)
+    _run(settings, create, databases=databases, title=f"ewallet {__version__}: {service} is running", workers=workers)
 
 
 class _Create(Protocol):
@@ -62,34 +73,57 @@ class _Create(Protocol):
     def __call__(self, settings: Settings, *, stopping: asyncio.Event) -> ASGIApp: ...
 
 
-def _run(settings: Settings, create: _Create, *, databases: Sequence[str], title: str) -> None:
-    """Serve until Ctrl-C. Stopped, SettingsError: why that cannot be."""
+def _run(settings: Settings, create: _Create, *, databases: Sequence[str], title: str, workers: int = 1) -> None:
+    """Serve until told to stop. Stopped, SettingsError: why that cannot be."""
     # A service manager's SIGTERM stops as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_logging(settings.log_level, settings.log_format)
-    with _listener(settings) as listener:
+    with _listener(settings) as listener, sole_use(settings, databases):
         migrate_all(settings, databases)
         for weakness, concerned in weaknesses_found(settings, databases).items():
             log.warning("database.weak_setting", setting=weakness, databases=concerned)
-        stopping = asyncio.Event()
-        application = _Application(create(settings, stopping=stopping))
-        tune_interpreter()
-        config = uvicorn.Config(
-            application,
-            loop="uvloop",
-            http=ProblemProtocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # whom to believe is the gateway's decision: EWALLET_TRUSTED_PROXIES
-            backlog=BACKLOG,
-            timeout_graceful_shutdown=STOP_SECONDS,
-        )
-        server = _Server(config, started=lambda: _announce(settings, listener, databases, title), stopping=stopping)
-        with suppress(KeyboardInterrupt, SystemExit):
-            server.run(sockets=[listener])
+
+        def announce() -> None:
+            _announce(settings, listener, databases, title)
+
+        def work(lifeline: int, started: Callable[[], object]) -> None:
+            _serve(settings, create, listener, started=started, lifeline=lifeline)
+
+        if workers > 1:
+            Workers(work, announce=announce).run(workers)
+        _serve(settings, create, listener, started=announce)
+
+
+def _serve(
+    settings: Settings,
+    create: _Create,
+    listener: socket.socket,
+    *,
+    started: Callable[[], object],
+    lifeline: int | None = None,
+) -> None:
+    """Serve in this process until it is told to stop, or ``lifeline`` is at its end."""
+    stopping = asyncio.Event()
+    application = _Application(create(settings, stopping=stopping), stopping)
+    tune_interpreter()
+    config = uvicorn.Config(
+        application,
+        loop="uvloop",
+        http=ProblemProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whom to believe is the gateway's decision: EWALLET_TRUSTED_PROXIES
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    server = _Server(
+        config, started=started, stopping=stopping, drain_seconds=settings.drain_seconds, lifeline=lifeline
+    )
+    with suppress(KeyboardInterrupt, SystemExit):
+        server.run(sockets=[listener])
     if application.failure is not None:
         raise application.failure
 
@@ -103,13 +137,19 @@ def tune_interpreter() -> None:
 
 
 class _Application:
-    """The application, keeping the error with which it could not start or stop: uvicorn only logs that."""
+    """The application, told of each request whether the server is about to stop.
 
-    def __init__(self, application: ASGIApp) -> None:
+    It keeps the error with which it could not start or stop: uvicorn only logs that.
+    """
+
+    def __init__(self, application: ASGIApp, stopping: asyncio.Event) -> None:
         self._application = application
+        self._stopping = stopping
         self.failure: Exception | None = None
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if self._stopping.is_set():
+            scope[STOPPING_SCOPE_KEY] = True
         try:
             await self._application(scope, receive, send)
         except Exception as error:
@@ -126,14 +166,32 @@ def _innermost(error: Exception) -> Exception:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that tells when requests are being answered, and its application when no more will be."""
+    """Uvicorn that tells when requests are being answered, and stops in a way in which none is lost.
 
-    def __init__(self, config: uvicorn.Config, *, started: Callable[[], None], stopping: asyncio.Event) -> None:
+    Told to stop by SIGTERM, it first answers for ``drain_seconds`` as before, but says that it is not ready and closes
+    each connection behind its answer: proxies send their requests elsewhere before anything is closed in their face.
+    Somebody who presses Ctrl-C, or asks twice, is waiting.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        started: Callable[[], object],
+        stopping: asyncio.Event,
+        drain_seconds: int,
+        lifeline: int | None,
+    ) -> None:
         super().__init__(config)
         self._started = started
         self._stopping = stopping
+        self._drain_seconds = drain_seconds
+        self._lifeline = lifeline
+        self._stops_at = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._lifeline is not None:
+            asyncio.get_running_loop().add_reader(self._lifeline, self._orphaned, self._lifeline)
         # What goes wrong here is told once, by whoever called us.
         logging.disable()
         try:
@@ -142,9 +200,26 @@ class _Server(uvicorn.Server):
             logging.disable(logging.NOTSET)
         self._started()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGINT or self.should_exit:
+            self._drain_seconds, self._stops_at = 0, 0.0
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping.set()
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self._stops_at = time.monotonic() + self._drain_seconds
+        for tick in count():
+            await self.on_tick(tick)  # puts that header, and the date, on every answer from now on
+            if time.monotonic() >= self._stops_at:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
         await super().shutdown(sockets)
+
+    def _orphaned(self, lifeline: int) -> None:
+        """Nobody looks after us any more."""
+        asyncio.get_running_loop().remove_reader(lifeline)
+        self.handle_exit(signal.SIGTERM, None)
 
 
 def _listener(settings: Settings) -> socket.socket:

@@ -22,7 +22,7 @@ from ewallet.plumbing.http.addresses import TrustedProxies, address_of, forwarde
 from ewallet.plumbing.http.bodies import read_body
 from ewallet.plumbing.http.contract import accepts, public
 from ewallet.plumbing.http.edge import send_problem
-from ewallet.plumbing.http.operations import Live, metrics_page, status_of_state
+from ewallet.plumbing.http.operations import Live, is_stopping, metrics_page, status_of_state
 from ewallet.plumbing.http.problems import EXPLANATIONS, REQUEST_ID_SCOPE_KEY, TITLES, refusal_of
 
 # --- the front ----------------------------------------------------------------------------------------------------
@@ -171,9 +171,9 @@ def routes(service: GatewayService) -> list[HTTPRouteHandler]:
         return Live()
 
     @get("/health/ready", **{**public(), "responses": _READY_RESPONSES})
-    async def health_ready() -> Response[Readiness]:
+    async def health_ready(request: Request[Any, Any, Any]) -> Response[Readiness]:
         """Whether the platform can work, and which service stands in the way; 503 where one does."""
-        readiness = await service.readiness()
+        readiness = await service.readiness(stopping=is_stopping(request))
         return Response(readiness, status_code=status_of_state(readiness.status))
 
     @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False, **public())

@@ -66,11 +66,11 @@ class GatewayService:
             return too_many("you", seconds)
         return None
 
-    async def readiness(self) -> Readiness:
-        """Ask every service, all at once."""
+    async def readiness(self, *, stopping: bool = False) -> Readiness:
+        """Ask every service, all at once; the gateway itself is not ready where it is about to stop."""
         states = await asyncio.gather(*(state_of(partial(self._ask, name)) for name in SERVICES))
         services: dict[str, State] = dict(zip(SERVICES, states, strict=True))
-        ready = all(state == "ready" for state in states)
+        ready = not stopping and all(state == "ready" for state in states)
         return Readiness(status="ready" if ready else "unavailable", services=services)
 
     async def document(self) -> Document:

@@ -97,6 +97,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         described("how long money is held for a payment that is not captured at once"),
     ] = 7 * 24 * 3600
     request_seconds: Annotated[Seconds, described("time after which the gateway answers 504")] = 10
+    drain_seconds: Annotated[
+        int,
+        Meta(ge=0),
+        described("how long a service answers on after SIGTERM, no longer ready, so that proxies turn away from it"),
+    ] = 5
     auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
     wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""
     payment_database_url: Annotated[str, described("database of payment; empty: SQLite in the data folder")] = ""

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import structlog
-from litestar import MediaType, Response, get
+from litestar import MediaType, Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -21,8 +21,11 @@ READY_SECONDS = 2
 Check: TypeAlias = Callable[[], Awaitable[None]]
 """Returns when the process can work, raises when it cannot."""
 
-State: TypeAlias = Literal["ready", "unavailable", "storage-unavailable"]
-"""With ``storage-unavailable`` whatever is stored can still be looked at."""
+State: TypeAlias = Literal["ready", "unavailable", "storage-unavailable", "stopping"]
+"""With ``storage-unavailable`` whatever is stored can still be looked at; with ``stopping`` it soon cannot, here."""
+
+STOPPING_SCOPE_KEY = "ewallet.stopping"
+"""In the scope of each request to a server that is about to stop."""
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -45,8 +48,8 @@ def operations(check: Check) -> Sequence[HTTPRouteHandler]:
         return Live()
 
     @get("/health/ready", include_in_schema=False, **public())
-    async def health_ready() -> Response[Ready]:
-        state = await state_of(check)
+    async def health_ready(request: Request[Any, Any, Any]) -> Response[Ready]:
+        state: State = "stopping" if is_stopping(request) else await state_of(check)
         return Response(Ready(state), status_code=status_of_state(state))
 
     @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False, include_in_schema=False, **public())
@@ -54,6 +57,11 @@ def operations(check: Check) -> Sequence[HTTPRouteHandler]:
         return metrics_page()
 
     return [health_live, health_ready, metrics]
+
+
+def is_stopping(request: Request[Any, Any, Any]) -> bool:
+    """Whether whoever sends requests here should send them elsewhere from now on."""
+    return STOPPING_SCOPE_KEY in request.scope
 
 
 async def state_of(check: Check) -> State:
