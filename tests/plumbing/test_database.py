@@ -12,6 +12,7 @@ from typing import Any
 import pymysql
 import pytest
 import stamina
+from prometheus_client import REGISTRY
 from sqlalchemy import Column, Connection, MetaData, func, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -95,6 +96,10 @@ def test_any_error_rolls_everything_back_and_passes_through(database: Database) 
     assert values(database) == {}
 
 
+def retries() -> float:
+    return REGISTRY.get_sample_value("ewallet_transaction_retries_total", {"database": "test"}) or 0
+
+
 def test_a_transient_error_does_the_whole_function_again(database: Database) -> None:
     attempts = []
 
@@ -105,8 +110,12 @@ def test_a_transient_error_does_the_whole_function_again(database: Database) -> 
             raise deadlock()
         return "done"
 
+    before = retries()
+
     assert database.transact(work) == "done"
+
     assert (len(attempts), values(database)) == (3, {"a": 0})
+    assert retries() == before + 2
 
 
 def test_an_error_that_will_not_go_away_is_not_tried_again(database: Database) -> None:

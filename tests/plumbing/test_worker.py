@@ -1,6 +1,7 @@
 """Background work goes on whatever happens in one of its rounds."""
 
 import asyncio
+import time
 from contextlib import suppress
 
 import pytest
@@ -82,17 +83,35 @@ async def test_a_round_that_fails_is_counted_and_the_next_one_tries_again(
     assert "a bad moment" in capsys.readouterr().out
 
 
-async def test_a_round_that_something_else_prevents_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_what_goes_on_failing_is_told_when_it_begins_when_it_changes_and_when_it_is_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A full disk may stay full for hours, and every worker finds that out every second."""
-    work = Work(OutcomeUnknown("the disk is full"))
+    labels = {"worker": "test-put-off"}
+    work = Work(*[OutcomeUnknown("the disk is full")] * 50, *[OutcomeUnknown("the disk is broken")] * 50)
     loop = asyncio.create_task(run_forever("test-put-off", work.run_once, pause_seconds=0.001))
 
     await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
     await stop(loop)
 
-    assert REGISTRY.get_sample_value("ewallet_worker_errors_total", {"worker": "test-put-off"}) == 1
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "the disk is full" in line
+    assert REGISTRY.get_sample_value("ewallet_worker_errors_total", labels) == 100
+    full, broken, well = capsys.readouterr().out.splitlines()
+    assert "the disk is full" in full
+    assert "the disk is broken" in broken
+    assert "failed_rounds=100" in well
+
+
+async def test_the_last_good_round_is_known() -> None:
+    labels = {"worker": "test-good"}
+    before = time.time()
+    work = Work(RuntimeError("at first"))
+    loop = asyncio.create_task(run_forever("test-good", work.run_once, pause_seconds=0.001))
+
+    await asyncio.wait_for(work.idle.wait(), PATIENCE_SECONDS)
+    await stop(loop)
+
+    last = REGISTRY.get_sample_value("ewallet_worker_last_success_timestamp_seconds", labels) or 0
+    assert last >= before
 
 
 async def test_a_stop_is_heard_also_when_a_wake_comes_with_it() -> None:

@@ -8,9 +8,10 @@ from sqlalchemy.exc import DBAPIError
 
 from ewallet.kernel.caller import Role
 from ewallet.plumbing.database import Database
+from ewallet.plumbing.telemetry import LEDGER_BALANCE, LEDGER_HELD, LEDGER_IMBALANCE, OUTBOX_OLDEST, OUTBOX_WAITING
 from ewallet.wallet.messages import TransferKind
 from ewallet.wallet.service import WalletService
-from ewallet.wallet.store import StatementFilter, statement_query
+from ewallet.wallet.store import StatementFilter, figures, statement_query
 from tests.support.verifying import faults_in
 from tests.support.wallet import ALICE, BOB, group, open_wallet, opened_database, payment, transfer
 
@@ -66,6 +67,26 @@ def test_the_database_refuses_what_the_rules_refuse(database: Database, change: 
 
 def test_sound_books_have_no_faults(wallet: WalletService) -> None:
     assert faults_in(wallet) == []
+
+
+@pytest.mark.usefixtures("wallet")
+def test_what_the_books_hold_is_told_by_kind_of_owner_and_sums_up_to_zero(database: Database) -> None:
+    found = database.read(lambda tx: list(figures(tx, 1_790_000_003_000_000)))
+    value = {(figure.gauge, *figure.labels): figure.value for figure in found}
+
+    by_owner = {owner: value[LEDGER_BALANCE, "USD", owner] for owner in ("customer", "merchant", "fees", "cash")}
+    assert by_owner == {"customer": 8_750, "merchant": 1_225, "fees": 25, "cash": -10_000}
+    assert (value[LEDGER_HELD, "USD"], value[LEDGER_IMBALANCE, "USD"]) == (100, 0)
+    assert (value[OUTBOX_WAITING, "wallet"], value[OUTBOX_OLDEST, "wallet"]) == (1, 3)
+
+
+@pytest.mark.usefixtures("wallet")
+def test_a_balance_that_was_made_up_shows_as_an_imbalance(database: Database) -> None:
+    execute(database, "UPDATE wallet_accounts SET credits_posted = credits_posted + 7 WHERE owner = 'usr_bob'")
+
+    found = database.read(lambda tx: list(figures(tx, 1_790_000_000_000_000)))
+
+    assert [figure.value for figure in found if figure.gauge is LEDGER_IMBALANCE] == [7]
 
 
 def _unlocked(database: Database, table: str, statement: str) -> None:

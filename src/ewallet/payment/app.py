@@ -14,6 +14,7 @@ from ewallet.payment.domain.fees import FeeSchedule, FeesWrong
 from ewallet.payment.service import PaymentService
 from ewallet.payment.worker import PAUSE_SECONDS, Recovery
 from ewallet.plumbing.database import open_database
+from ewallet.plumbing.figures import Figures
 from ewallet.plumbing.http.application import House, service_application
 from ewallet.plumbing.outbox import Relay
 from ewallet.plumbing.settings import Settings, SettingsError
@@ -48,12 +49,13 @@ def create_app(
         events_added=relay.wake.set,
     )
     recovery = Recovery(service.saga)
+    figures = Figures(database, store.figures, clock)
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
         recovering = run_forever("payment-recovery", recovery.run_once, pause_seconds=PAUSE_SECONDS)
         with closing(database):
-            async with working(relay.run_forever(), recovering):
+            async with working(relay.run_forever(), figures.run_forever(), recovering):
                 try:
                     yield
                 finally:

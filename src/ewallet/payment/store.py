@@ -4,7 +4,7 @@ The history's number is the payment's version: a state and its line in the histo
 either tells what happened to the other.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Select,
     Table,
     UniqueConstraint,
+    case,
     func,
     select,
     update,
@@ -31,10 +32,12 @@ from ewallet.payment.domain.operations import Intent, Kind, Operation, Operation
 from ewallet.payment.domain.payments import Charge, Failure, Payment, PaymentStatus
 from ewallet.plumbing import statements
 from ewallet.plumbing.audit import AuditLog
+from ewallet.plumbing.figures import Figure, seconds_since
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.outbox import Outbox
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
+from ewallet.plumbing.telemetry import UNFINISHED, UNFINISHED_OLDEST
 from ewallet.plumbing.verifying import digest
 
 metadata = MetaData()
@@ -340,6 +343,36 @@ def claim(tx: Connection, intent: Intent, *, lease: int, until: int) -> bool:
         .values(lease_until=until)
     )
     return claimed.rowcount == 1
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def figures(tx: Connection, now: int) -> Iterator[Figure]:
+    """How many payments and operations have not come to their end, and since when the oldest, for the metrics."""
+    yield from _unfinished("PAYMENT", tx.execute(_open_payments(PaymentStatus.PENDING)).one(), now)
+    yield from _unfinished("HOLD", tx.execute(_open_payments(PaymentStatus.AUTHORIZED)).one(), now)
+    # An expiry is begun with its hold, and open from the hold's end on.
+    begins = case((_operations.kind == Kind.EXPIRY, _operations.lease_until), else_=_operations.created_at)
+    query = (
+        select(_operations.kind, func.count(), func.min(begins))
+        .where(_operations.status == OperationStatus.PENDING, begins <= now)
+        .group_by(_operations.kind)
+    )
+    open_by_kind = {kind: (number, oldest) for kind, number, oldest in tx.execute(query)}
+    for kind in Kind:
+        yield from _unfinished(kind.value, open_by_kind.get(kind, (0, None)), now)
+    yield from outbox.figures(tx, now)
+
+
+def _open_payments(status: PaymentStatus) -> Select[int, int | None]:
+    return select(func.count(), func.min(_columns.created_at)).where(_columns.status == status)
+
+
+def _unfinished(kind: str, found: Sequence[Any], now: int) -> Iterator[Figure]:
+    number, oldest = found
+    yield Figure(UNFINISHED, (kind,), number)
+    yield Figure(UNFINISHED_OLDEST, (kind,), 0 if oldest is None else seconds_since(oldest, now))
 
 
 # --- reconciling --------------------------------------------------------------------------------------------------

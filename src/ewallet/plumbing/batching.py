@@ -10,8 +10,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import Connection
 
@@ -55,14 +57,20 @@ class _Queue(ABC, Generic[Item, Result]):
     """Items that wait to be done in batches, in the order of their arrival."""
 
     def __init__(self, name: str, maximum_batch: int, maximum_queue: int) -> None:
-        self._name = name
+        self.name = name
         self._maximum_batch = maximum_batch
         self._maximum_queue = maximum_queue
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._batch_size = BATCH_SIZE.labels(name)
         self._batch_seconds = BATCH_SECONDS.labels(name)
-        self._queue_depth = QUEUE_DEPTH.labels(name)
+        _queues.add(self)
+        QUEUE_DEPTH.labels(name).set_function(partial(_waiting_for, name))
+
+    @property
+    def depth(self) -> int:
+        """How many items wait."""
+        return len(self._queue)
 
     async def submit(self, item: Item, *, deadline: float | None = None) -> Result:
         """Have one item done; ``deadline`` in seconds of ``time.monotonic()``, after which it is not begun any more.
@@ -77,7 +85,7 @@ class _Queue(ABC, Generic[Item, Result]):
         Overloaded is raised at once where the queue is full.
         """
         if len(self._queue) >= self._maximum_queue:
-            raise Overloaded(f"the {self._name} queue is full")
+            raise Overloaded(f"the {self.name} queue is full")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(item, future, deadline))
         if self._worker is None:
@@ -98,7 +106,6 @@ class _Queue(ABC, Generic[Item, Result]):
 
     def _take(self) -> tuple[list[_Waiting[Item, Result]], list[_Waiting[Item, Result]]]:
         """The next items that somebody still waits for, and those whose time is up. May run in any one thread."""
-        self._queue_depth.set(len(self._queue))
         now = time.monotonic()
         batch: list[_Waiting[Item, Result]] = []
         late: list[_Waiting[Item, Result]] = []
@@ -113,6 +120,14 @@ class _Queue(ABC, Generic[Item, Result]):
     def _measure(self, batch: Sequence[object], started: float) -> None:
         self._batch_size.observe(len(batch))
         self._batch_seconds.observe(time.perf_counter() - started)
+
+
+_queues: WeakSet[_Queue[Any, Any]] = WeakSet()
+
+
+def _waiting_for(name: str) -> int:
+    """How many items wait in all queues of a name, when somebody looks: a stuck transaction must show."""
+    return sum(queue.depth for queue in list(_queues) if queue.name == name)
 
 
 class Gatherer(_Queue[Item, Result]):
@@ -143,7 +158,7 @@ class Gatherer(_Queue[Item, Result]):
             outcomes = _one_each(await self._run([waiting.item for waiting in batch]), batch)
         except asyncio.CancelledError:
             # The loop is being shut down in the middle of a batch: whether it took effect is unknown.
-            _settle(batch, repeat(_cut_off(self._name)))
+            _settle(batch, repeat(_cut_off(self.name)))
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, every caller must hear of it
             outcomes = [Failed(error)] * len(batch)
@@ -182,7 +197,7 @@ class Batcher(_Queue[Item, Result]):
         try:
             await self._database.in_writer_thread(lambda: self._do_batches(loop))
         except asyncio.CancelledError:
-            _settle(self._in_hand, repeat(_cut_off(self._name)))
+            _settle(self._in_hand, repeat(_cut_off(self.name)))
             raise
         except Exception as error:  # noqa: BLE001  # there is no writer any more; whoever waits must hear of it
             waiting, self._queue = self._queue, deque()

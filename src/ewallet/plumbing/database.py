@@ -12,6 +12,7 @@ on where the disk allows it, and the first write that succeeds again ends the ma
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing import failpoints, statements
 from ewallet.plumbing.files import make_folder
 from ewallet.plumbing.schema import version_table
+from ewallet.plumbing.telemetry import COMMIT_SECONDS, TRANSACTION_RETRIES
 
 Result = TypeVar("Result")
 
@@ -115,6 +117,8 @@ class Database:
         self._reader = reader
         self._storage_refuses = False
         self._away = False
+        self._commit_seconds = COMMIT_SECONDS.labels(name)
+        self._retries = TRANSACTION_RETRIES.labels(name)
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-writer")
         self._reader_threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix=f"{name}-reader")
 
@@ -134,6 +138,8 @@ class Database:
             with _marked_open(), self._writer.begin() as tx:
                 result = work(tx)
                 failpoints.reached("commit.before", self.name)
+                worked = time.perf_counter()
+            self._commit_seconds.observe(time.perf_counter() - worked)
             failpoints.reached("commit.after", self.name)
             return result
 
@@ -157,7 +163,7 @@ class Database:
     def _redone(self, once: Callable[[], Result], of_storage: _Errors) -> Result:
         """The result of ``once``, redone after transient errors. A server that stays away is not waited for twice."""
         try:
-            result = _repeated(once, patient=not self._away)
+            result = _repeated(once, patient=not self._away, count=self._retries.inc)
         except DBAPIError as error:
             if of_storage.include(error):
                 raise StorageUnavailable(f"the disk of the {self.name} database fails: {error.orig}") from error
@@ -240,10 +246,11 @@ def _is_away(error: DBAPIError) -> bool:
     return error.connection_invalidated or _AWAY.include(error)
 
 
-def _repeated(once: Callable[[], Result], *, patient: bool) -> Result:
+def _repeated(once: Callable[[], Result], *, patient: bool, count: Callable[[], None]) -> Result:
     """The result of ``once``, repeated after transient errors; the usual first success pays nothing for that.
 
-    Without patience it is repeated once, because the connection may be an old one, whose server is back.
+    Without patience it is repeated once, because the connection may be an old one, whose server is back. ``count`` is
+    called for each repetition.
     """
     try:
         return once()
@@ -251,9 +258,11 @@ def _repeated(once: Callable[[], Result], *, patient: bool) -> Result:
         if not is_transient(error):
             raise
     if not patient:
+        count()
         return once()
     for attempt in _further_attempts():
         with attempt:
+            count()
             return once()
     raise DatabaseUnavailable("no attempt was made")  # pragma: no cover
 

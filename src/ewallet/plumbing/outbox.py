@@ -8,7 +8,7 @@ behind one of the same key that it cannot take.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,12 +17,20 @@ import structlog
 from sqlalchemy import Column, Connection, MetaData, Row, select, update
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
-from ewallet.kernel.errors import OutcomeUnknown, Overloaded
+from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing import failpoints, statements
 from ewallet.plumbing.database import Database
+from ewallet.plumbing.figures import Figure, count, seconds_since
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, LONG_TEXT, insert_rows, table
-from ewallet.plumbing.telemetry import OUTBOX_DEAD, OUTBOX_DELIVERED
+from ewallet.plumbing.telemetry import (
+    LEASE_HELD,
+    OUTBOX_DEAD,
+    OUTBOX_DEAD_LETTERS,
+    OUTBOX_DELIVERED,
+    OUTBOX_OLDEST,
+    OUTBOX_WAITING,
+)
 from ewallet.plumbing.worker import run_forever
 
 log = structlog.get_logger()
@@ -130,6 +138,14 @@ class Outbox:
         """Whether there is any event at all."""
         return tx.execute(select(self.events.c.sequence).limit(1)).first() is not None
 
+    def figures(self, tx: Connection, now: int) -> Iterator[Figure]:
+        """How much waits and for how long, for the metrics."""
+        first = tx.execute(select(self.events.c.payload).order_by(self.events.c.sequence).limit(1)).scalar()
+        age = 0 if first is None else seconds_since(_decode(first).occurred_at, now)
+        yield Figure(OUTBOX_WAITING, (self.service,), count(tx, self.events))
+        yield Figure(OUTBOX_OLDEST, (self.service,), age)
+        yield Figure(OUTBOX_DEAD_LETTERS, (self.service,), count(tx, self.dead))
+
     def settle(self, tx: Connection, rows: Sequence[Row[Any]], errors: dict[str, str], now: int) -> int:
         """Remove what was delivered; put off or give up what was not. Returns the number given up.
 
@@ -183,6 +199,7 @@ class Relay:
         self._owner = owner
         self._clock = clock
         self._lease_until = 0
+        LEASE_HELD.labels(outbox.service, LEASE_NAME).set_function(lambda: self._lease_until > clock())
         self.wake = asyncio.Event()
         """Set by whoever adds events, so that they need not wait for the next round."""
 
@@ -197,19 +214,18 @@ class Relay:
             await self.release()
 
     async def run_once(self) -> int:
-        """Hand over one batch; returns how many events left the outbox."""
+        """Hand over one batch; returns how many events left the outbox.
+
+        OutcomeUnknown, Overloaded: the receiver does not answer; the same events go out in the next round.
+        """
         if not await self._database.reading(self._outbox.waiting) or not await self._holds_lease():
             return 0
         rows = await self._database.reading(lambda tx: self._outbox.due(tx, self._clock()))
         if not rows:
             return 0
-        try:
-            failpoints.reached("relay.deliver.before", self._outbox.service)
-            undeliverable = await self._deliver([_decode(row.payload) for row in rows])
-            failpoints.reached("relay.deliver.after", self._outbox.service)
-        except (OutcomeUnknown, Overloaded) as error:
-            log.warning("outbox.receiver_unavailable", service=self._outbox.service, error=str(error))
-            return 0
+        failpoints.reached("relay.deliver.before", self._outbox.service)
+        undeliverable = await self._deliver([_decode(row.payload) for row in rows])
+        failpoints.reached("relay.deliver.after", self._outbox.service)
         return await self._settle(rows, {failed.event_id: failed.error for failed in undeliverable})
 
     async def release(self) -> None:

@@ -17,34 +17,73 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from ewallet.kernel.clock import rfc3339, system_clock
 
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+# --- requests
+
 REQUESTS = Counter("ewallet_requests_total", "Answered requests.", ["service", "method", "route", "status"])
 REQUEST_SECONDS = Histogram(
     "ewallet_request_seconds",
-    "Time from a request's first byte to its answer's last.",
+    "Time from a request's first byte to the head of its answer.",
     ["service", "route"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=_SECONDS,
 )
+REQUESTS_UNDER_WAY = Gauge("ewallet_requests_under_way", "Requests that are being answered now.", ["service"])
+REFUSALS = Counter("ewallet_refusals_total", "Requests answered with a problem, by its slug.", ["service", "reason"])
+
+# --- batches and transactions
+
 BATCH_SIZE = Histogram(
-    "ewallet_batch_size",
-    "Items in one transaction.",
-    ["database"],
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    "ewallet_batch_size", "Items in one batch.", ["database"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 BATCH_SECONDS = Histogram(
-    "ewallet_batch_seconds",
-    "Time of one transaction, its commit included.",
-    ["database"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+    "ewallet_batch_seconds", "Time of one batch, its commit included.", ["database"], buckets=_SECONDS
 )
-QUEUE_DEPTH = Gauge("ewallet_queue_depth", "Items waiting for a transaction.", ["database"])
-OUTBOX_DELIVERED = Counter("ewallet_outbox_delivered_total", "Events taken by notification.", ["service"])
-OUTBOX_DEAD = Counter("ewallet_outbox_dead_total", "Events given up and kept in the dead-letter list.", ["service"])
+COMMIT_SECONDS = Histogram(
+    "ewallet_commit_seconds", "Time of one COMMIT of a write transaction.", ["database"], buckets=_SECONDS
+)
+TRANSACTION_RETRIES = Counter(
+    "ewallet_transaction_retries_total", "Transactions begun again after a transient error.", ["database"]
+)
+QUEUE_DEPTH = Gauge("ewallet_queue_depth", "Items waiting for a batch now.", ["database"])
+
+# --- payments
+
 PAYMENTS = Counter("ewallet_payments_total", "Payments that came to an outcome.", ["status"])
 OPERATIONS = Counter("ewallet_operations_total", "Captures, voids, expiries and refunds.", ["kind", "status"])
 PAYMENTS_RECOVERED = Counter(
     "ewallet_payments_recovered_total", "Payments and operations on them finished by recovery.", ["status"]
 )
+RECOVERY_FAILURES = Counter(
+    "ewallet_recovery_failures_total", "Attempts of recovery to finish a payment or operation that failed."
+)
+
+# --- background work
+
+OUTBOX_DELIVERED = Counter("ewallet_outbox_delivered_total", "Events taken by notification.", ["service"])
+OUTBOX_DEAD = Counter("ewallet_outbox_dead_total", "Events given up and kept in the dead-letter list.", ["service"])
 WORKER_ERRORS = Counter("ewallet_worker_errors_total", "Rounds of background work that failed.", ["worker"])
+WORKER_LAST_SUCCESS = Gauge(
+    "ewallet_worker_last_success_timestamp_seconds", "When a round of background work last went well.", ["worker"]
+)
+LEASE_HELD = Gauge("ewallet_lease_held", "Whether this process holds a lease.", ["service", "lease"])
+
+# --- what the tables tell, read now and then by every process of a service (figures.py)
+
+UNFINISHED = Gauge("ewallet_unfinished", "Payments and operations that have not come to their end.", ["kind"])
+UNFINISHED_OLDEST = Gauge("ewallet_unfinished_oldest_seconds", "Age of the oldest of them.", ["kind"])
+OUTBOX_WAITING = Gauge("ewallet_outbox_waiting", "Events that notification does not have yet.", ["service"])
+OUTBOX_OLDEST = Gauge("ewallet_outbox_oldest_seconds", "Age of the oldest of them.", ["service"])
+OUTBOX_DEAD_LETTERS = Gauge("ewallet_outbox_dead_letters", "Events in the dead-letter list.", ["service"])
+LEDGER_BALANCE = Gauge(
+    "ewallet_ledger_balance", "What all accounts of one kind of owner hold, in minor units.", ["currency", "owner"]
+)
+LEDGER_HELD = Gauge("ewallet_ledger_held", "The part of it that is held for payments, in minor units.", ["currency"])
+LEDGER_IMBALANCE = Gauge(
+    "ewallet_ledger_imbalance",
+    "Sum of all accounts of a currency, in minor units; anything but 0 is a bug.",
+    ["currency"],
+)
 
 request_in_hand: ContextVar[str | None] = ContextVar("request_in_hand", default=None)
 """The id of the request that is being served, for its log lines. structlog's own variables cost twice as much: it looks

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded
-from ewallet.plumbing.telemetry import WORKER_ERRORS
+from ewallet.plumbing.telemetry import WORKER_ERRORS, WORKER_LAST_SUCCESS
 
 log = structlog.get_logger()
 
@@ -37,21 +37,17 @@ async def run_forever(
 
     The rest lets work gather, where a round costs about the same whatever it finds; the first piece never waits.
 
-    A round that fails is logged and counted and the next one tries again: a worker never dies of one bad moment.
+    A round that fails is counted and the next one tries again: a worker never dies of one bad moment.
     """
     wake = wake or asyncio.Event()
+    trouble = _Trouble(name)
     while True:
         wake.clear()
         try:
             found_work = await run_once() > 0
-        except (OutcomeUnknown, Overloaded) as error:
-            # Something that it needs is out of order; whoever mends that needs no stack trace every second.
-            WORKER_ERRORS.labels(name).inc()
-            log.warning("worker.round_put_off", worker=name, error=str(error))
-            found_work = False
-        except Exception:
-            WORKER_ERRORS.labels(name).inc()
-            log.exception("worker.round_failed", worker=name)
+            trouble.over()
+        except Exception as error:  # noqa: BLE001  # whatever it is, there is a next round
+            trouble.met(error)
             found_work = False
         if found_work:
             await asyncio.sleep(rest_seconds)
@@ -60,3 +56,38 @@ async def run_forever(
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_seconds):
                 await wake.wait()
+
+
+class _Trouble:
+    """Tells of rounds that fail: when it begins, when it becomes another one, and when it is over.
+
+    A full disk may stay full for hours, and a line every second would hide everything else; the metrics show how long.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._errors = WORKER_ERRORS.labels(worker)
+        self._last_success = WORKER_LAST_SUCCESS.labels(worker)
+        self._rounds = 0
+        self._what = ""
+
+    def met(self, error: Exception) -> None:
+        """A round has failed."""
+        self._errors.inc()
+        self._rounds += 1
+        what = f"{type(error).__name__}: {error}"
+        if what == self._what:
+            return
+        self._what = what
+        if isinstance(error, OutcomeUnknown | Overloaded):
+            # Something that it needs is out of order; whoever mends that needs no stack trace.
+            log.warning("worker.rounds_put_off", worker=self._worker, error=what)
+        else:
+            log.error("worker.rounds_fail", worker=self._worker, error=what, exc_info=error)
+
+    def over(self) -> None:
+        """A round has gone well."""
+        self._last_success.set_to_current_time()
+        if self._rounds:
+            log.warning("worker.well_again", worker=self._worker, failed_rounds=self._rounds)
+            self._rounds, self._what = 0, ""

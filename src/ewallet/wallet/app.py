@@ -9,6 +9,7 @@ from ewallet.kernel.clock import Clock, system_clock
 from ewallet.kernel.ids import new_id
 from ewallet.notification.client import NotificationClient
 from ewallet.plumbing.database import open_database
+from ewallet.plumbing.figures import Figures
 from ewallet.plumbing.http.application import House, service_application
 from ewallet.plumbing.outbox import Relay
 from ewallet.plumbing.settings import Settings, SettingsError
@@ -39,12 +40,13 @@ def create_app(
     relay = Relay(database, store.outbox, store.leases, notification.deliver, owner=owner, clock=clock)
     service = WalletService(database, clock=clock, limits=limits, events_added=relay.wake.set)
     expiry = HoldExpiry(service)
+    figures = Figures(database, store.figures, clock)
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
         expiring = run_forever("wallet-expiry", expiry.run_once, pause_seconds=PAUSE_SECONDS)
         with closing(database):
-            async with working(relay.run_forever(), expiring):
+            async with working(relay.run_forever(), figures.run_forever(), expiring):
                 yield
 
     application = service_application(

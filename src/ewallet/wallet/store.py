@@ -5,7 +5,8 @@ hot statements are written as text: they run a thousand times a second, and buil
 database needs to answer.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,9 @@ from sqlalchemy import (
     Row,
     Select,
     UniqueConstraint,
+    case,
     delete,
+    func,
     literal,
     select,
     union_all,
@@ -27,11 +30,13 @@ from sqlalchemy import (
 from ewallet.kernel.errors import InvariantBroken
 from ewallet.plumbing import statements
 from ewallet.plumbing.audit import AuditLog
+from ewallet.plumbing.figures import Figure
 from ewallet.plumbing.leases import Leases
 from ewallet.plumbing.outbox import Outbox
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
+from ewallet.plumbing.telemetry import LEDGER_BALANCE, LEDGER_HELD, LEDGER_IMBALANCE
 from ewallet.plumbing.verifying import sealed
-from ewallet.wallet.domain.nouns import Account, Entry, Hold, HoldState, Kind, Limits
+from ewallet.wallet.domain.nouns import PLATFORM, Account, Entry, Hold, HoldState, Kind, Limits
 from ewallet.wallet.domain.wallets import Status, Wallet
 
 metadata = MetaData()
@@ -449,6 +454,31 @@ def audit_records_after(tx: Connection, after: int, limit: int) -> Sequence[Row[
     """The next records of the audit, oldest first; a group stands where its record stands."""
     sequence = audit.records.c.sequence
     return tx.execute(select(audit.records).where(sequence > after).order_by(sequence).limit(limit)).all()
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def figures(tx: Connection, now: int) -> Iterator[Figure]:
+    """What the books hold, by currency and kind of owner, for the metrics. Reads all accounts."""
+    # A table of its own, because MariaDB lets nobody group by an expression and select it.
+    each = select(
+        accounts.c.currency,
+        case((accounts.c.role == PLATFORM, accounts.c.owner), else_=func.lower(accounts.c.role)).label("owner"),
+        (accounts.c.credits_posted - accounts.c.debits_posted).label("balance"),
+        accounts.c.debits_pending.label("held"),
+    ).subquery()
+    query = select(each.c.currency, each.c.owner, func.sum(each.c.balance), func.sum(each.c.held))
+    total: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for currency, owner, balance, pending in tx.execute(query.group_by(each.c.currency, each.c.owner)):
+        yield Figure(LEDGER_BALANCE, (currency, owner), int(balance))
+        total[currency] += int(balance)
+        held[currency] += int(pending)
+    for currency in total:
+        yield Figure(LEDGER_HELD, (currency,), held[currency])
+        yield Figure(LEDGER_IMBALANCE, (currency,), total[currency])
+    yield from outbox.figures(tx, now)
 
 
 # --- reading for people -------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from litestar.types import Message, Receive, Scope, Send
 from prometheus_client import REGISTRY
 
 from ewallet.kernel.clock import system_clock
-from ewallet.plumbing.http.edge import Edge
+from ewallet.kernel.errors import Reason, Refusal
+from ewallet.plumbing.http.edge import Edge, send_problem
 from ewallet.plumbing.http.streams import EndingStreams
 
 PATIENCE_SECONDS = 10
@@ -109,6 +110,48 @@ async def test_a_request_is_counted_by_its_route_and_never_by_what_a_client_wrot
 
     assert REGISTRY.get_sample_value("ewallet_requests_total", labels) == before + 1
     assert capsys.readouterr().out.count("path=/made-up-by-a-client") == 1
+
+
+async def refusing(scope: Any, _receive: Receive, send: Send) -> None:
+    await send_problem(scope, send, Refusal(Reason.LIMIT_EXCEEDED, "too much"))
+
+
+async def test_a_refusal_is_counted_and_logged_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {"service": "test-edge", "reason": "limit-exceeded"}
+    before = REGISTRY.get_sample_value("ewallet_refusals_total", labels) or 0
+
+    await call(edge(refusing), scope())
+
+    assert REGISTRY.get_sample_value("ewallet_refusals_total", labels) == before + 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "reason=limit-exceeded" in line
+    assert "[info" in line
+
+
+async def slow(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+async def test_a_slow_request_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("ewallet.plumbing.http.edge.SLOW_SECONDS", -1.0)
+
+    await call(edge(slow), scope())
+
+    assert "[warning" in capsys.readouterr().out
+
+
+async def test_requests_under_way_are_known() -> None:
+    labels = {"service": "test-edge"}
+    seen: list[float | None] = []
+
+    async def look(_scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.append(REGISTRY.get_sample_value("ewallet_requests_under_way", labels))
+        await slow(_scope, _receive, send)
+
+    await call(edge(look), scope())
+
+    assert seen == [1]
+    assert REGISTRY.get_sample_value("ewallet_requests_under_way", labels) == 0
 
 
 # --- streams --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -20,19 +21,23 @@ from ewallet.kernel.errors import Reason, Refusal
 from ewallet.kernel.ids import new_id
 from ewallet.plumbing.http.problems import (
     MEDIA_TYPE,
+    REFUSED_SCOPE_KEY,
     REQUEST_ID_SCOPE_KEY,
     problem,
     problem_headers,
     refusal_of,
 )
 from ewallet.plumbing.json import encode
-from ewallet.plumbing.telemetry import REQUEST_SECONDS, REQUESTS, request_in_hand
+from ewallet.plumbing.telemetry import REFUSALS, REQUEST_SECONDS, REQUESTS, REQUESTS_UNDER_WAY, request_in_hand
 
 log = structlog.get_logger()
 
 MAXIMUM_BODY_BYTES = 64 * 1024
 MAXIMUM_HEADER_BYTES = 16 * 1024
 MAXIMUM_URI_BYTES = 8 * 1024
+
+SLOW_SECONDS = 1.0
+"""A request that waits longer for its answer is a warning in the log: a payment takes some hundredths of it."""
 
 _REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 
@@ -44,6 +49,8 @@ class Edge:
         self._app = app
         self._service = service
         self._clock = clock
+        self._under_way = 0
+        REQUESTS_UNDER_WAY.labels(service).set_function(lambda: self._under_way)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -55,6 +62,7 @@ class Edge:
         request_in_hand.set(request_id)
         answer = _Answer(send, request_id)
         started = time.perf_counter()
+        self._under_way += 1
         try:
             refusal = out_of_bounds(state)
             if refusal is not None:
@@ -66,7 +74,8 @@ class Edge:
             if not answer.status:
                 await send_problem(state, answer.send, refusal_of(error))
         finally:
-            self._report(state, answer.status, time.perf_counter() - started)
+            self._under_way -= 1
+            self._report(state, answer, started)
             request_in_hand.set(None)
 
     def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -75,19 +84,24 @@ class Edge:
             return given[0].decode("ascii")
         return new_id("req", self._clock())
 
-    def _report(self, state: dict[str, Any], status: int, seconds: float) -> None:
+    def _report(self, state: dict[str, Any], answer: "_Answer", started: float) -> None:
+        ended = time.perf_counter()
+        waited = (answer.began or ended) - started
         route = state.get("path_template") or "unmatched"
-        answered, duration = _metrics(self._service, state["method"], route, status)
+        answered, duration = _metrics(self._service, state["method"], route, answer.status)
         answered.inc()
-        duration.observe(seconds)
-        log.info(
-            "request",
-            service=self._service,
-            method=state["method"],
-            path=state["path"],
-            status=status,
-            milliseconds=round(seconds * 1000, 2),
-        )
+        duration.observe(waited)
+        fields = {"status": answer.status, "milliseconds": round((ended - started) * 1000, 2)}
+        if (reason := state.get(REFUSED_SCOPE_KEY)) is not None:
+            REFUSALS.labels(self._service, reason).inc()
+            fields["reason"] = reason
+        tell = log.warning if _needs_a_look(answer.status, waited) else log.info
+        tell("request", service=self._service, method=state["method"], path=state["path"], **fields)
+
+
+def _needs_a_look(status: int, waited_seconds: float) -> bool:
+    """Whether a request is for who looks for trouble; that nobody answered (0) is the client's leaving."""
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or waited_seconds > SLOW_SECONDS
 
 
 @lru_cache(maxsize=2048)
@@ -97,7 +111,7 @@ def _metrics(service: str, method: str, route: str, status: int) -> tuple[Counte
 
 
 class _Answer:
-    """Puts our headers on an answer and remembers its status."""
+    """Puts our headers on an answer and remembers its status, and when it began."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
@@ -107,10 +121,12 @@ class _Answer:
             (b"cache-control", b"no-store"),
         ]
         self.status = 0
+        self.began = 0.0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.began = time.perf_counter()
             given = {name.lower() for name, _ in message["headers"]}
             message["headers"] = [
                 *message["headers"],
@@ -141,6 +157,7 @@ def too_large() -> Refusal:
 
 async def send_problem(state: dict[str, Any], send: Send, refusal: Refusal) -> None:
     """Answer with a problem without a framework at hand."""
+    state[REFUSED_SCOPE_KEY] = refusal.reason.value
     body = encode(problem(refusal, instance=state["path"], request_id=state[REQUEST_ID_SCOPE_KEY]))
     headers = [
         (b"content-type", MEDIA_TYPE.encode("ascii")),

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_SCOPE_KEY = "ewallet.request_id"
+REFUSED_SCOPE_KEY = "ewallet.refused"
+"""Where the slug of the problem that answers a request is left for its log line and the metrics."""
 
 RETRY_AFTER_SECONDS = 1
 """What a client should wait when nothing better is known."""
@@ -270,6 +272,7 @@ def problem_response(
     request: Request[Any, Any, Any], refusal: Refusal, extra_headers: Mapping[str, str] | None = None
 ) -> Response[dict[str, Any]]:
     """The answer to a request that is refused."""
+    request.scope[REFUSED_SCOPE_KEY] = refusal.reason.value  # type: ignore[literal-required]  # our own key in the ASGI scope
     document = problem(refusal, instance=request.url.path, request_id=request.scope[REQUEST_ID_SCOPE_KEY])  # type: ignore[literal-required]  # our own key in the ASGI scope
     return Response(
         document,
