@@ -333,6 +333,7 @@ def _mysql_engine(url: URL, statement_seconds: int) -> Engine:
         pool_size=READER_THREADS + 1,
         max_overflow=0,
         pool_recycle=1800,
+        pool_reset_on_return=None,  # every transaction of ours ends by itself: one round trip less
         connect_args={"connect_timeout": 3, "read_timeout": statement_seconds, "write_timeout": 10},
     )
 
