@@ -16,6 +16,7 @@ CODE := $(wildcard src tests bench)
 # Stamps: pip runs only when what it would install has changed, so that a second start costs nothing.
 RUN_INSTALLED := .venv/.run-installed
 DEV_INSTALLED := .venv/.dev-installed
+BENCH_INSTALLED := .venv/.bench-installed
 
 ##@ Everyday
 
@@ -37,9 +38,10 @@ demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
 test: $(DEV_INSTALLED) mariadb curl compiler check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov --numprocesses auto --dist loadfile
 
+# make bench WRITE=1 SECONDS_EACH=20
 .PHONY: bench
-bench: $(RUN_INSTALLED) wrk ## Measure payments per second beside two ceilings
-	@$(BIN)/python -m bench
+bench: $(BENCH_INSTALLED) wrk strace ## Measure payments per second beside two ceilings; WRITE=1 writes docs/performance.md
+	@$(BIN)/python -m bench $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(WRITE),--write)
 
 # make chaos-power CUTS=300 SEED=1
 CUTS := 2000
@@ -101,6 +103,7 @@ LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --no-confi
 lock: $(DEV_INSTALLED) ## Pin what pyproject.toml asks for, with hashes
 	$(LOCK) --output-file requirements/run.txt pyproject.toml
 	$(LOCK) --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
+	$(LOCK) --extra bench --constraint requirements/run.txt --output-file requirements/bench.txt pyproject.toml
 
 .PHONY: clean
 clean: ## Remove the virtual environment and all caches; the data folder stays
@@ -125,6 +128,11 @@ $(DEV_INSTALLED): requirements/dev.txt pyproject.toml | $(BIN)/python
 	$(LINK_PACKAGE)
 	touch $(RUN_INSTALLED) $@
 
+$(BENCH_INSTALLED): requirements/bench.txt pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --require-hashes --requirement requirements/bench.txt
+	$(LINK_PACKAGE)
+	touch $@
+
 .PHONY: mariadb
 mariadb:
 	@command -v mariadbd >/dev/null || tools/install-packages mariadb-server
@@ -140,3 +148,7 @@ compiler:
 .PHONY: wrk
 wrk:
 	@command -v wrk >/dev/null || tools/install-packages wrk
+
+.PHONY: strace
+strace:
+	@command -v strace >/dev/null || tools/install-packages strace

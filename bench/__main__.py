@@ -1,69 +1,103 @@
-"""Measure, and print a table: ``python -m bench [--seconds 10]``."""
+"""Measure, and print a table: ``python -m bench [--seconds 10] [--write]``."""
 
 import argparse
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from bench.load import Load, in_sequence, with_wrk
-from bench.people import People
+from bench.load import Load, Request, at_rate, in_sequence, with_wrk
+from bench.people import People, payment_to
 from bench.platform import ewallet, free_port, platform, processor_seconds, resident_megabytes, running
+from bench.report import Figures, Row, print_figures, write_document
+from bench.syncs import synced
 
-CONNECTIONS = 64
+CONNECTIONS = (64, 128, 256)
+USUAL = CONNECTIONS[0]
 MERCHANTS = 16
 SEQUENCE = 300
 WARM_UP_SECONDS = 2
+ARRIVING_CONNECTIONS = 1000  # so many that nobody waits for one
 
-console = Console(highlight=False)
+PIPE_WIDTH = 120
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def main() -> None:
     """Run everything on private folders and ports; exits with an error where a run cannot be trusted."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--seconds", type=int, default=10, help="length of each run under load")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md and its picture")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ewallet-bench-") as name:
-        folder = Path(name)
-        measure(folder, seconds)
+        figures = measure(Path(name), arguments.seconds)
+    print_figures(console, figures)
+    if arguments.write:
+        write_document(figures)
 
 
-def measure(folder: Path, seconds: int) -> None:
-    """The two ceilings and the platform, one after the other, then the comparison."""
-    echo = _echo(folder, seconds)
-    store = _store(folder, seconds)
+def measure(folder: Path, seconds: int) -> Figures:
+    """The ceilings and the platform, one after the other."""
+    figures = Figures(echo=_echo(folder, seconds), store=_store(folder, seconds))
+    _count_syncs(folder, seconds, figures)
     data, port = folder / "platform", free_port()
-    base_url = f"http://127.0.0.1:{port}"
     with platform(data, port, {}) as process_id:
-        console.print("registering people …")
-        people = People(base_url, customers=CONNECTIONS * 2, merchants=MERCHANTS)
-        idle = resident_megabytes(process_id)
-        console.print("one client in sequence …")
-        sequence = in_sequence(base_url, people.pairs[0], payments=SEQUENCE)
-        console.print(f"{CONNECTIONS} connections …")
-        with_wrk(base_url, people.pairs, folder, connections=CONNECTIONS, seconds=WARM_UP_SECONDS)
-        used_before = processor_seconds(process_id)
-        load = with_wrk(base_url, people.pairs, folder, connections=CONNECTIONS, seconds=seconds)
-        used = processor_seconds(process_id) - used_before
-        busy = resident_megabytes(process_id)
+        Measurement(f"http://127.0.0.1:{port}", process_id, folder, seconds, figures).run()
     _verify(data)
-    limit = 1 / (1 / echo.per_second + 1 / store)
-    table = Table("", "per second", "p50 ms", "p90 ms", "p99 ms", "max ms", title="Payments, SQLite, synchronous=FULL")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    table.add_row("one client in sequence", f"{1000 / sequence.p50:,.0f}", *(f"{ms:,.1f}" for ms in sequence))
-    table.add_row(f"{CONNECTIONS} connections", f"{load.per_second:,.0f}", *(f"{ms:,.1f}" for ms in load.latency))
-    table.add_row("ceiling: bare ASGI echo", f"{echo.per_second:,.0f}", *(f"{ms:,.1f}" for ms in echo.latency))
-    table.add_row("ceiling: the same batches without HTTP", f"{store:,.0f}")
-    table.add_row("limit: 1 / (1/echo + 1/batches)", f"{limit:,.0f}")
-    console.print(table)
-    console.print(f"share of the limit: {load.per_second / limit:.0%}")
-    console.print(f"processor time of the platform: {used / load.requests * 1000:.2f} ms a payment")
-    console.print(f"resident memory of the platform: {idle:.0f} MiB before the load, {busy:.0f} MiB after it")
+    return figures
+
+
+class Measurement:
+    """One running platform under one load after the other."""
+
+    def __init__(self, base_url: str, process_id: int, folder: Path, seconds: int, figures: Figures) -> None:
+        self._base_url = base_url
+        self._process_id = process_id
+        self._folder = folder
+        self._seconds = seconds
+        self._figures = figures
+
+    def run(self) -> None:
+        """Fill in the figures."""
+        console.print("registering people …")
+        people = People(self._base_url, customers=2 * max(CONNECTIONS), merchants=MERCHANTS)
+        payments = people.payments()
+        self._note_memory("before the load")
+        self._sequence(payments[0])
+        peak = max(self._closed("payments", payments, connections).per_second for connections in CONNECTIONS)
+        self._closed("payments to one merchant", people.payments(merchants=1), USUAL)
+        self._closed("looks at a wallet", people.looks(), USUAL)
+        self._open("payments arriving at half the peak", payments, peak / 2)
+        self._note_memory("after all load")
+
+    def _sequence(self, payment: Request) -> None:
+        console.print("one client in sequence …")
+        latency = in_sequence(self._base_url, payment, payments=SEQUENCE)
+        self._figures.rows.append(Row("payments, one client in sequence", 1000 / latency.p50, latency))
+
+    def _closed(self, what: str, requests: Sequence[Request], connections: int) -> Load:
+        console.print(f"{what}, {connections} connections …")
+        with_wrk(self._base_url, requests, self._folder, connections=connections, seconds=WARM_UP_SECONDS)
+        used = processor_seconds(self._process_id)
+        load = with_wrk(self._base_url, requests, self._folder, connections=connections, seconds=self._seconds)
+        used = processor_seconds(self._process_id) - used
+        row = Row(f"{what}, {connections} connections", load.per_second, load.latency, used / load.requests * 1000)
+        self._figures.rows.append(row)
+        return load
+
+    def _open(self, what: str, requests: Sequence[Request], per_second: float) -> None:
+        console.print(f"{what} …")
+        load = at_rate(
+            self._base_url, requests, per_second=per_second, seconds=self._seconds, connections=ARRIVING_CONNECTIONS
+        )
+        self._figures.rows.append(Row(what, load.per_second, load.latency))
+
+    def _note_memory(self, when: str) -> None:
+        self._figures.notes.append(("memory", f"{resident_megabytes(self._process_id):.0f} MiB {when}"))
 
 
 def _echo(folder: Path, seconds: int) -> Load:
@@ -71,19 +105,33 @@ def _echo(folder: Path, seconds: int) -> Load:
     port = free_port()
     server = ["-m", "uvicorn", "bench.echo:app", "--port", str(port), "--loop", "uvloop", "--http", "httptools"]
     quiet = ["--no-access-log", "--log-level", "error", "--lifespan", "off"]
+    request = payment_to("usr_01jd8x00000000000000000000", token="x" * 400)
     with running([sys.executable, *server, *quiet], {}, port, "/"):
-        pairs = [("x" * 400, "usr_01jd8x00000000000000000000")]
-        return with_wrk(f"http://127.0.0.1:{port}", pairs, folder, connections=CONNECTIONS, seconds=seconds)
+        return with_wrk(f"http://127.0.0.1:{port}", [request], folder, connections=USUAL, seconds=seconds)
 
 
 def _store(folder: Path, seconds: int) -> float:
     console.print("the same batches without HTTP …")
-    command = [sys.executable, "-m", "bench.store", str(folder / "store"), str(CONNECTIONS), str(seconds)]
+    command = [sys.executable, "-m", "bench.store", str(folder / "store"), str(USUAL), str(seconds)]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(finished.stdout)["per_second"])
 
 
+def _count_syncs(folder: Path, seconds: int, figures: Figures) -> None:
+    console.print("fsyncs …")
+    with synced(folder) as (base_url, count):
+        payments = People(base_url, customers=2 * USUAL, merchants=MERCHANTS).payments()
+        before = count()
+        in_sequence(base_url, payments[0], payments=SEQUENCE)
+        alone = (count() - before) / SEQUENCE
+        before = count()
+        load = with_wrk(base_url, payments, folder, connections=USUAL, seconds=seconds)
+        together = (count() - before) / load.requests
+    figures.notes.append(("fsyncs a payment", f"{alone:.1f} in sequence, {together:.2f} at {USUAL} connections"))
+
+
 def _verify(data: Path) -> None:
+    console.print("ewallet verify …")
     finished = subprocess.run(
         [ewallet(), "verify"], env={"EWALLET_DATA": str(data), "PATH": ""}, capture_output=True, text=True, check=False
     )

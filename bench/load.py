@@ -1,16 +1,24 @@
-"""Load: one client in sequence, and wrk with many connections."""
+"""Load: one client in sequence, wrk with many connections, and arrivals at a fixed rate whatever the answers take."""
 
+import asyncio
 import json
+import secrets
 import statistics
 import subprocess
 import time
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import httptools
 import httpx2
+import uvloop
 
-LUA = Path(__file__).with_name("payments.lua")
+LUA = Path(__file__).with_name("requests.lua")
+CREATED = 201
+LATE_SECONDS = 15
+"""How long after the last arrival an open loop waits for answers."""
 
 
 class Latency(NamedTuple):
@@ -30,30 +38,155 @@ class Load(NamedTuple):
     latency: Latency
 
 
-def in_sequence(base_url: str, pair: tuple[str, str], *, payments: int) -> Latency:
-    """One client pays again and again over one connection."""
-    token, merchant = pair
-    body = {"merchantId": merchant, "amount": 1250, "currency": "USD", "reference": "bench"}
+class Request(NamedTuple):
+    """One request that is sent again and again; with a body, under a new idempotency key every time."""
+
+    method: str
+    path: str
+    token: str
+    body: str = ""
+
+    def message(self, host: str, key: str) -> bytes:
+        """As it goes over the wire."""
+        head = f"{self.method} {self.path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {self.token}\r\n"
+        if self.body:
+            head += f"Content-Type: application/json\r\nIdempotency-Key: {key}\r\nContent-Length: {len(self.body)}\r\n"
+        return f"{head}\r\n{self.body}".encode("ascii")
+
+
+def in_sequence(base_url: str, request: Request, *, payments: int) -> Latency:
+    """One client sends one request again and again over one connection."""
     milliseconds = []
-    with httpx2.Client(base_url=base_url, headers={"Authorization": f"Bearer {token}"}, trust_env=False) as client:
-        for _ in range(payments):
+    run = secrets.token_hex(8)
+    headers = {"Authorization": f"Bearer {request.token}", "Content-Type": "application/json"}
+    with httpx2.Client(base_url=base_url, headers=headers, trust_env=False) as client:
+        for number in range(payments):
             started = time.perf_counter()
-            response = client.post("/payment/initiate", json=body)
+            key = {"Idempotency-Key": f"{run}{number}"}
+            response = client.request(request.method, request.path, content=request.body, headers=key)
             milliseconds.append((time.perf_counter() - started) * 1000)
             response.raise_for_status()
-    cuts = statistics.quantiles(milliseconds, n=100)
-    return Latency(cuts[49], cuts[89], cuts[98], max(milliseconds))
+    return _latency(milliseconds)
 
 
-def with_wrk(base_url: str, pairs: Sequence[tuple[str, str]], folder: Path, *, connections: int, seconds: int) -> Load:
+def with_wrk(base_url: str, requests: Sequence[Request], folder: Path, *, connections: int, seconds: int) -> Load:
     """``connections`` clients at once; refuses a run in which any request was not answered with success."""
-    requests = folder / "requests.txt"
-    requests.write_text("".join(f"{token} {merchant}\n" for token, merchant in pairs), encoding="ascii")
+    file = folder / "requests.txt"
+    file.write_text("".join("\t".join(request) + "\n" for request in requests), encoding="ascii")
     command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--timeout", "10s", "-s", str(LUA)]
-    finished = subprocess.run([*command, base_url, "--", str(requests)], capture_output=True, text=True, check=True)
+    arguments = [base_url, "--", str(file), secrets.token_hex(8)]
+    finished = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
     line = next(line for line in finished.stdout.splitlines() if line.startswith("RESULT "))
     result = json.loads(line.removeprefix("RESULT "))
     if result["bad"]:
         raise SystemExit(f"{result['bad']} of {result['requests']} requests failed: this run counts for nothing")
     latency = Latency(*(result[name] / 1000 for name in ("p50", "p90", "p99", "max")))
     return Load(result["requests"], result["requests"] * 1_000_000 / result["microseconds"], latency)
+
+
+def at_rate(base_url: str, requests: Sequence[Request], *, per_second: float, seconds: float, connections: int) -> Load:
+    """Send requests at fixed moments, whatever the answers take; latencies run from the moment one was due.
+
+    Refuses a run in which any request was not answered with success.
+    """
+    return uvloop.run(_arrive(base_url, requests, per_second=per_second, seconds=seconds, connections=connections))
+
+
+class _Connection(asyncio.Protocol):
+    """One connection with at most one request under way."""
+
+    def __init__(self, run: "_OpenLoop") -> None:
+        self._run = run
+        self._due = 0.0
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def send(self, message: bytes, due: float) -> None:
+        self._due = due
+        self._transport.write(message)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        self._run.answered(self, self._parser.get_status_code(), self._due)
+        self._parser = httptools.HttpResponseParser(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._run.finished:
+            raise SystemExit(f"the server closed a connection ({exc}): this run counts for nothing")
+
+
+class _OpenLoop:
+    """The requests that are due and the connections that are free."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self.all_answered = asyncio.Event()
+        self.milliseconds: list[float] = []
+        self.refused: Counter[int] = Counter()
+        self._under_way = 0
+        self._free: list[_Connection] = []
+        self._waiting: deque[tuple[bytes, float]] = deque()
+        self._now = asyncio.get_running_loop().time
+
+    def add(self, connection: _Connection) -> None:
+        self._free.append(connection)
+
+    def due(self, message: bytes, moment: float) -> None:
+        self._under_way += 1
+        if self._free:
+            self._free.pop().send(message, moment)
+        else:
+            self._waiting.append((message, moment))
+
+    def answered(self, connection: _Connection, status: int, due: float) -> None:
+        self._under_way -= 1
+        if status == CREATED:
+            self.milliseconds.append((self._now() - due) * 1000)
+        else:
+            self.refused[status] += 1
+        if self._waiting:
+            connection.send(*self._waiting.popleft())
+        else:
+            self._free.append(connection)
+        if self.finished and not self._under_way:
+            self.all_answered.set()
+
+    async def finish(self) -> None:
+        """Wait for the answers that are still to come."""
+        self.finished = True
+        if self._under_way:
+            async with asyncio.timeout(LATE_SECONDS):
+                await self.all_answered.wait()
+
+
+async def _arrive(
+    base_url: str, requests: Sequence[Request], *, per_second: float, seconds: float, connections: int
+) -> Load:
+    loop, run = asyncio.get_running_loop(), _OpenLoop()
+    host, _, port = base_url.removeprefix("http://").partition(":")
+    for _ in range(connections):
+        _, connection = await loop.create_connection(lambda: _Connection(run), host, int(port))
+        run.add(connection)
+    started, key = loop.time(), secrets.token_hex(8)
+    for number in range(int(per_second * seconds)):
+        due = started + number / per_second
+        if (early := due - loop.time()) > 0:
+            await asyncio.sleep(early)
+        elif number % 64 == 0:
+            await asyncio.sleep(0)
+        run.due(requests[number % len(requests)].message(host, f"{key}{number}"), due)
+    await run.finish()
+    elapsed = loop.time() - started
+    if run.refused:
+        raise SystemExit(f"{run.refused.total()} requests failed ({run.refused}): this run counts for nothing")
+    return Load(len(run.milliseconds), len(run.milliseconds) / elapsed, _latency(run.milliseconds))
+
+
+def _latency(milliseconds: Sequence[float]) -> Latency:
+    cuts = statistics.quantiles(milliseconds, n=100)
+    return Latency(cuts[49], cuts[89], cuts[98], max(milliseconds))

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,8 +32,11 @@ def running(arguments: list[str], environment: dict[str, str], port: int, ready_
 
 
 @contextmanager
-def platform(data: Path, port: int, environment: dict[str, str]) -> Iterator[int]:
-    """``ewallet up`` with cheap passwords, no rate limits and an administrator; yields its process id."""
+def platform(data: Path, port: int, environment: dict[str, str], *, under: Sequence[str] = ()) -> Iterator[int]:
+    """``ewallet up`` with cheap passwords, no rate limits and an administrator, perhaps ``under`` another program.
+
+    Yields its process id.
+    """
     settings = {
         "EWALLET_DATA": str(data),
         "EWALLET_PORT": str(port),
@@ -45,7 +48,7 @@ def platform(data: Path, port: int, environment: dict[str, str]) -> Iterator[int
         "EWALLET_ADMIN_PASSWORD": ADMIN_PASSWORD,
         **environment,
     }
-    with running([ewallet(), "up"], settings, port, "/health/ready") as process_id:
+    with running([*under, ewallet(), "up"], settings, port, "/health/ready") as process_id:
         yield process_id
 
 
