@@ -60,7 +60,7 @@ mutants: $(DEV_INSTALLED) ## Break the money core in a thousand small ways; the 
 KILLS := 500
 
 .PHONY: chaos
-chaos: $(DEV_INSTALLED) chaos-power ## Cut the power, kill the platform at every point and KILLS times at random; writes docs/reliability.md
+chaos: $(DEV_INSTALLED) mariadb chaos-power ## Cut the power, kill the platform at every point and KILLS times at random; writes docs/reliability.md
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 ##@ Checks

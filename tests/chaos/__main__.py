@@ -23,6 +23,7 @@ from tests.chaos.invariants import INVARIANTS, Scale, hold
 from tests.chaos.storm import storm
 from tests.chaos.world import ENDS_WITHIN_SECONDS, SETTLES_WITHIN_SECONDS, Tally, Worlds, worlds
 from tests.house.tree import ROOT
+from tests.servers.mariadb import running_mariadb
 from tests.support.platform import Way
 
 REPORT = ROOT / "docs" / "reliability.md"
@@ -44,13 +45,14 @@ class Run:
 
     kills: int
     seed: int
+    database: str = ""
     parts: dict[str, Figures] = field(default_factory=dict)
     caught: list[tuple[str, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     async def part(self, name: str, work: Awaitable[Tally]) -> None:
         """Do some work and count it to a part, whether it ends well or not."""
-        started = time.monotonic()
+        started, name = time.monotonic(), self.database + name
         try:
             tally = await work
         except AssertionError as error:
@@ -72,16 +74,25 @@ def main() -> None:
     """Run everything; exit status 1 where anything was wrong, and then there is no new report."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=500, help="kills at random moments")
+    parser.add_argument("--database", choices=["sqlite", "mariadb", "both"], default="both", help="where the data lie; a report is of both")
     parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="all that is random follows from it")
     arguments = parser.parse_args()
     run = Run(arguments.kills, arguments.seed)
     console.print(f"seed {run.seed}")
     parent = MEMORY if os.access(MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="ewallet-chaos-", dir=parent) as name, worlds(Path(name)) as made:
-        asyncio.run(_everything(run, made))
+    with tempfile.TemporaryDirectory(prefix="ewallet-chaos-", dir=parent) as name:
+        if arguments.database != "mariadb":
+            with worlds(Path(name)) as made:
+                asyncio.run(_everything(run, made))
+        if arguments.database != "sqlite":
+            run.database = "MariaDB: "
+            with running_mariadb(Path(name) / "mariadb") as server, worlds(Path(name), server) as made:
+                asyncio.run(_everything(run, made))
     console.print(f"\n{_table(run)}", soft_wrap=True)
     if run.wrong or not run.total.clean:
         sys.exit("\n".join([*run.wrong, f"The platform is not reliable: --seed {run.seed}"]))
+    if arguments.database != "both":
+        return
     REPORT.write_text(_report(run), encoding="utf-8")
     console.print(f"{REPORT.relative_to(ROOT)} is written.")
 
@@ -107,8 +118,8 @@ async def _hunted(run: Run, made: Worlds, wanted: Hunt) -> None:
     if check in report.findings:
         run.caught.append((wanted.mutant, check))
     else:
-        run.wrong.append(f"{check} has not found the mutant {wanted.mutant}: {report}")
-    run.show(f"mutant {wanted.mutant}: for {check}", well=check in report.findings)
+        run.wrong.append(f"{run.database}{check} has not found the mutant {wanted.mutant}: {report}")
+    run.show(f"{run.database}mutant {wanted.mutant}: for {check}", well=check in report.findings)
 
 
 # --- the report ---------------------------------------------------------------------------------------------------
@@ -128,7 +139,7 @@ def _markdown(head: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[
 
 
 def _report(run: Run) -> str:
-    mutants = [(f"`{mutant}`", f"`{check}`") for mutant, check in run.caught]
+    mutants = [(f"`{mutant}`", f"`{check}`") for mutant, check in dict.fromkeys(run.caught)]
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
     return TEXT.format(
         command=f"python -m tests.chaos --kills {run.kills} --seed {run.seed}",
@@ -145,6 +156,7 @@ TEXT = """# Reliability
 
 Written by `{command}` on {date}; {machine}.
 Had anything been wrong, it would not have been written. `make chaos` runs the same, after two thousand power cuts.
+The data lie in SQLite files, and in MariaDB where a line says so.
 
 {table}
 

@@ -178,7 +178,7 @@ def faults(operation: Operation, way: Way) -> list[Fault]:
 
 
 async def let_all_happen(worlds: Worlds, way: Way, wanted: Sequence[Fault]) -> Tally:
-    """Let faults happen one after the other in several worlds at a time."""
+    """Let faults happen one after the other in several worlds at a time; half as many where they share a server."""
     total, left = Tally(), iter(enumerate(wanted))
     await worlds.cast()  # made once, not by all lanes at the same time
 
@@ -190,7 +190,7 @@ async def let_all_happen(worlds: Worlds, way: Way, wanted: Sequence[Fault]) -> T
             total.add(tally)
 
     async with asyncio.TaskGroup() as running:
-        for _ in range(LANES[way]):
+        for _ in range(LANES[way] // (2 if worlds.share_a_server else 1)):
             running.create_task(lane())
     return total
 

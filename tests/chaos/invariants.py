@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
+from sqlalchemy import Connection, bindparam, text
+
 from tests.chaos.accountant import available
+from tests.chaos.databases import reading
 from tests.chaos.orders import Order
 from tests.chaos.storm import under_kills
 from tests.chaos.world import FUNDS, Tally, World, Worlds
@@ -78,7 +79,7 @@ async def transfers_keep_the_total_in_every_read(world: World, scale: Scale, dic
         for _ in range(scale.transfers)
     ]
     owners = [*(person.id for person in (*customers, *merchants)), "fees"]
-    with closing(sqlite3.connect(f"file:{world.victims.database('wallet')}?mode=ro", uri=True)) as ledger:
+    with reading(world.databases["wallet"]) as ledger:
         before = _total(ledger, owners)
         looking = asyncio.create_task(_look_on(ledger, owners))
         statuses, kills = await _killed(world, orders, scale, dice)
@@ -131,7 +132,7 @@ async def _killed(world: World, orders: Sequence[Order], scale: Scale, dice: ran
     return asking.result(), kills
 
 
-async def _look_on(ledger: sqlite3.Connection, owners: Sequence[str]) -> Counter[int]:
+async def _look_on(ledger: Connection, owners: Sequence[str]) -> Counter[int]:
     """Every total that is seen, until cancelled."""
     seen: Counter[int] = Counter()
     try:
@@ -142,9 +143,11 @@ async def _look_on(ledger: sqlite3.Connection, owners: Sequence[str]) -> Counter
         return seen
 
 
-def _total(ledger: sqlite3.Connection, owners: Sequence[str]) -> int:
+_TOTAL = text("SELECT SUM(credits_posted - debits_posted) FROM wallet_accounts WHERE owner IN :owners").bindparams(
+    bindparam("owners", expanding=True)
+)
+
+
+def _total(ledger: Connection, owners: Sequence[str]) -> int:
     """What these owners have together, at one moment."""
-    marks = ", ".join("?" * len(owners))
-    query = f"SELECT SUM(credits_posted - debits_posted) FROM wallet_accounts WHERE owner IN ({marks})"  # noqa: S608  # marks are no values
-    (total,) = ledger.execute(query, owners).fetchone()
-    return int(total)
+    return int(ledger.execute(_TOTAL, {"owners": owners}).scalar_one())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 import httpx2
+import pymysql
 from sqlalchemy.exc import OperationalError
 
 import ewallet.cli.serving  # noqa: F401  # loaded here, so that no child has to
@@ -82,12 +83,13 @@ class Trap:
 
     arming: Arming
     connection: socket.socket
+    on_mysql: bool
 
     def spring(self, point: Point) -> None:
         if self.arming.action == Action.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         self.connection.send(FIRED)
-        raise _error(Action(self.arming.action), at_door=point.startswith("door."))
+        raise _error(Action(self.arming.action), at_door=point.startswith("door."), on_mysql=self.on_mysql)
 
 
 class Traps:
@@ -120,9 +122,13 @@ class Traps:
         return getattr(self._passed, "since", False)
 
 
-def _error(action: Action, *, at_door: bool) -> Exception:
+def _error(action: Action, *, at_door: bool, on_mysql: bool) -> Exception:
     """What a driver, or the other service, would raise."""
     match action:
+        case Action.BUSY if on_mysql:
+            return OperationalError("a statement", (), pymysql.OperationalError(1213, "Deadlock found"))
+        case Action.BROKEN if on_mysql:
+            return OperationalError("a statement", (), pymysql.OperationalError(1030, "Got error 5"))
         case Action.BUSY:
             return _sqlite_error("database is locked", sqlite3.SQLITE_BUSY)
         case Action.BROKEN:
@@ -148,7 +154,7 @@ def _listen(control: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(control)
     listener.listen()
-    traps = Traps()
+    traps, on_mysql = Traps(), os.environ.get("EWALLET_WALLET_DATABASE_URL", "").startswith("mysql")
     failpoints.arm(traps)
 
     def serve() -> None:
@@ -157,7 +163,7 @@ def _listen(control: str) -> None:
             arming = Arming(**json.loads(connection.recv(4096)))
             if arming.point not in get_args(Point):
                 raise ValueError(f"there is no point {arming.point}")
-            traps.set(Trap(arming, connection))
+            traps.set(Trap(arming, connection, on_mysql))
             connection.send(ARMED)
 
     threading.Thread(target=serve, name="chaos", daemon=True).start()

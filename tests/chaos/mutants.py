@@ -4,6 +4,7 @@ Only the launcher applies one, before the product starts. ``tests/chaos/hunts.py
 """
 
 import secrets
+import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -148,7 +149,12 @@ def nobody_looks_for_more_than_there_is() -> None:
 
     _patch(ledger, "check", generous)
     _patch(ledger, "require_sound", lambda *_arguments: None)
-    event.listen(Engine, "connect", lambda connection, _record: connection.execute("PRAGMA ignore_check_constraints=1"))
+
+    def unchecked(connection: Any, _record: Any) -> None:
+        sqlite, mariadb = "PRAGMA ignore_check_constraints = 1", "SET check_constraint_checks = 0"
+        connection.cursor().execute(sqlite if isinstance(connection, sqlite3.Connection) else mariadb)
+
+    event.listen(Engine, "connect", unchecked)
 
 
 @mutant

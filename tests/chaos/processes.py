@@ -148,10 +148,6 @@ class Victims:
     def names(self) -> list[str]:
         return list(self._victims)
 
-    def database(self, service: str) -> Path:
-        """The file of a service's database."""
-        return Path(self._plan.environment["EWALLET_DATA"]) / f"{service}.sqlite3"
-
     def home_of(self, service: str) -> str:
         """The process in which a service runs."""
         return service if self.way == "apart" else "ewallet"
@@ -189,7 +185,7 @@ class Victims:
 
     def verify(self) -> tuple[bool, str]:
         """What `ewallet verify` finds, while everything runs: whether all is well, and what it prints."""
-        log = self.database("verify").with_suffix(".log")
+        log = Path(self._plan.environment["EWALLET_DATA"]) / "verify.log"
         return self._launcher.run(Start(("verify",), dict(self._plan.environment), str(log), control=""))
 
     async def ready(self) -> None:
@@ -212,9 +208,11 @@ class Victims:
 
 
 @contextmanager
-def victims(launcher: Launcher, way: Way, folder: Path, *, mutant: str = "", **settings: str) -> Iterator[Victims]:
-    """A platform on the data in ``folder``, not started yet; whatever runs at the end is killed."""
-    with platform(way, {}, folder, **settings) as plan:
+def victims(
+    launcher: Launcher, way: Way, folder: Path, databases: Mapping[str, str], *, mutant: str = "", **settings: str
+) -> Iterator[Victims]:
+    """A platform on databases, by service, that is not started yet; whatever runs at the end is killed."""
+    with platform(way, databases, folder, **settings) as plan:
         made = {name: Victim(launcher, process, mutant=mutant) for name, process in plan.processes.items()}
         running = Victims(launcher, plan, made)
         try:

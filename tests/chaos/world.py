@@ -1,18 +1,18 @@
 """A platform with people on it, whose processes may be killed, and the accountant's record of what they order."""
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 from tests.chaos.accountant import Figures, Reader, Report, audit
+from tests.chaos.databases import Data, FileStore, ServerStore, Store
 from tests.chaos.orders import Clients, Kind, Order, Person
 from tests.chaos.processes import Launcher, Victims, launcher, victims
 from tests.chaos.wire import Wire
+from tests.servers.mariadb import MariaDB
 from tests.support.platform import ADMIN_EMAIL, ADMIN_PASSWORD, Way
 
 CUSTOMERS = 16
@@ -32,9 +32,9 @@ ENDS_WITHIN_SECONDS = 60
 
 @dataclass(frozen=True)
 class Cast:
-    """Who is there, the folder with the data of a platform that knows them, and what was ordered there already."""
+    """Who is there, the data of a platform that knows them, and what was ordered there already."""
 
-    folder: Path
+    data: Data
     admin: Person
     customers: Sequence[Person]
     merchants: Sequence[Person]
@@ -62,6 +62,7 @@ class World:
     """One running copy of that platform."""
 
     victims: Victims
+    databases: Mapping[str, str]
     cast: Cast
     clients: Clients
     reader: Reader
@@ -115,34 +116,38 @@ class World:
 class Worlds:
     """Makes worlds: the first platform is made by registering people, all others are copies of its data."""
 
-    def __init__(self, launcher: Launcher, folder: Path) -> None:
+    def __init__(self, launcher: Launcher, store: Store) -> None:
         self.launcher = launcher
-        self.folder = folder
+        self.store = store
         self._cast: Cast | None = None
+
+    @property
+    def share_a_server(self) -> bool:
+        return isinstance(self.store, ServerStore)
 
     async def cast(self) -> Cast:
         """The people, registered when they are first asked for."""
         if self._cast is None:
-            self._cast = await self._registered(Path(mkdtemp(dir=self.folder)))
+            self._cast = await self._registered()
         return self._cast
 
     @asynccontextmanager
     async def world(self, way: Way, *, mutant: str = "", **settings: str) -> AsyncIterator[World]:
         """A running copy, whose processes and data are gone afterwards."""
         cast = await self.cast()
-        with TemporaryDirectory(dir=self.folder) as name:
-            folder = Path(name)
-            shutil.copytree(cast.folder / "data", folder / "data")
-            with victims(self.launcher, way, folder, mutant=mutant, **SETTINGS, **settings) as running:
+        with self.store.copy(cast.data) as data:
+            folder, databases = data.folder, data.databases
+            with victims(self.launcher, way, folder, databases, mutant=mutant, **SETTINGS, **settings) as running:
                 await running.start()
                 clients = Clients(running.wire, [replace(order) for order in cast.orders])
                 try:
-                    yield World(running, cast, clients, Reader(running.wire, cast.admin, cast.people))
+                    yield World(running, databases, cast, clients, Reader(running.wire, cast.admin, cast.people))
                 finally:
                     await running.wire.close()
 
-    async def _registered(self, folder: Path) -> Cast:
-        with victims(self.launcher, "together", folder, **SETTINGS) as running:
+    async def _registered(self) -> Cast:
+        data = self.store.new()
+        with victims(self.launcher, "together", data.folder, data.databases, **SETTINGS) as running:
             await running.start()
             wire = running.wire
             admin = Person("admin", "ADMIN", await _token(wire, ADMIN_EMAIL, ADMIN_PASSWORD))
@@ -153,14 +158,14 @@ class Worlds:
                 await clients.carry_out(clients.order(Kind.CREDIT, by=admin, owner=customer, amount=FUNDS))
             await wire.close()
             running.stop()  # whoever copies the data must not wait for leases of the dead
-        return Cast(folder, admin, customers, merchants, clients.orders)
+        return Cast(data, admin, customers, merchants, clients.orders)
 
 
 @contextmanager
-def worlds(folder: Path) -> Iterator[Worlds]:
-    """A maker of worlds in a folder."""
+def worlds(folder: Path, server: MariaDB | None = None) -> Iterator[Worlds]:
+    """A maker of worlds on SQLite files in a folder, or on a server."""
     with launcher(folder) as starting:
-        yield Worlds(starting, folder)
+        yield Worlds(starting, ServerStore(folder, server) if server else FileStore(folder))
 
 
 async def _register(wire: Wire, role: str, number: int) -> Person:

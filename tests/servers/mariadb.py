@@ -105,13 +105,21 @@ class MariaDB:
         try:
             yield url
         finally:
-            self.execute_as_root(f"DROP DATABASE {url.rpartition('/')[2]}")
+            self.execute_as_root(f"DROP DATABASE {_name(url)}")
 
     def new_database(self) -> str:
         """Make an empty database that stays as long as the server; its URL."""
         name = f"ewallet_{next(self._numbers)}"
         self.execute_as_root(f"CREATE DATABASE {name}")
         return f"mysql://{USER}:{self.password}@127.0.0.1:{self.port}/{name}"
+
+    def copy_database(self, source: str, target: str) -> None:
+        """Fill an empty database with everything that another one holds; both by their URLs."""
+        as_root = ["--no-defaults", f"--socket={self.socket}", "--user=root"]
+        dumped = subprocess.run(
+            [_program("mariadb-dump"), *as_root, _name(source)], stdout=subprocess.PIPE, check=True
+        ).stdout
+        subprocess.run([_program("mariadb"), *as_root, _name(target)], input=dumped, check=True)
 
     def execute_as_root(self, statement: str) -> Sequence[tuple[Any, ...]]:
         """Run one statement with all rights, waiting for nobody's locks for long; its rows."""
@@ -143,6 +151,10 @@ def running_mariadb(folder: Path, *options: str, launcher: Sequence[str] = ()) -
         yield server
     finally:
         server.kill()  # its files are thrown away, so there is nothing to shut down in order
+
+
+def _name(url: str) -> str:
+    return url.rpartition("/")[2]
 
 
 def _initialise(folder: Path, password: str) -> None:

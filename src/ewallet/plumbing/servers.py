@@ -3,7 +3,7 @@
 Not looked at is the time zone: all times are stored as numbers, and no statement asks the server what time it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -15,7 +15,10 @@ _LOSS = "a power cut can take back what was acknowledged"
 
 
 class _Rule(NamedTuple):
-    """What a variable of the server, in capitals, must be like; and if it is not, what to set it to, and why."""
+    """What a variable of the server, in capitals, must be like; and if it is not, what to set it to, and why.
+
+    A variable that a server does not have is no weakness of it.
+    """
 
     name: str
     holds: Callable[[str], bool]
@@ -44,15 +47,14 @@ _RULES = (
         lambda value: "STRICT_ALL_TABLES" in value,
         "something between us and the server swallows `SET SESSION`: values that do not fit may be cut off",
     ),
-)
-
-_RULES_OF_ISOLATION = tuple(
-    _Rule(
-        name,
-        "READ-COMMITTED".__eq__,
-        "something between us and the server swallows `SET SESSION`: decisions may be taken on old values",
-    )
-    for name in ("transaction_isolation", "tx_isolation")  # MySQL 8 knows the first, MariaDB before 11.1 the second
+    *(
+        _Rule(
+            name,
+            "READ-COMMITTED".__eq__,
+            "something between us and the server swallows `SET SESSION`: decisions may be taken on old values",
+        )
+        for name in ("transaction_isolation", "tx_isolation")  # MySQL 8 knows the first, MariaDB before 11.1 the second
+    ),
 )
 
 _RULES_OF_BINARY_LOG = (
@@ -64,18 +66,16 @@ _RULES_OF_BINARY_LOG = (
     ),
 )
 
+_NAMES = ("log_bin", *(rule.name for rule in (*_RULES, *_RULES_OF_BINARY_LOG)))
+
 
 def weaknesses(tx: Connection) -> list[str]:
     """What is wrong with the server's settings: name, value, and what to do, for each."""
     if tx.dialect.name == "sqlite":
         return []
-    rows = tx.exec_driver_sql("SHOW VARIABLES").all()
-    return _weaknesses({str(name).lower(): str(value).upper() for name, value in rows})
-
-
-def _weaknesses(found: Mapping[str, str]) -> list[str]:
-    """For all variables of a server, in capitals. What it does not know is not asked of it."""
-    rules = (*_RULES, *_RULES_OF_ISOLATION, *(_RULES_OF_BINARY_LOG if found["log_bin"] == "ON" else ()))
+    rows = tx.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({', '.join(map(repr, _NAMES))})").all()
+    found = {str(name).lower(): str(value).upper() for name, value in rows}
+    rules = (*_RULES, *(_RULES_OF_BINARY_LOG if found["log_bin"] == "ON" else ()))
     return [
         f"{rule.name} is {found[rule.name]}; {rule.advice}"
         for rule in rules

@@ -1,0 +1,59 @@
+"""A part of what happens to SQLite in the other files of this folder, on MariaDB; `make chaos` does all of it there."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.arming import Action
+from tests.chaos.enumerated import OPERATIONS, faults, let_all_happen
+from tests.chaos.hunts import HUNTS, Hunt, hunt
+from tests.chaos.invariants import Scale, hold, transfers_keep_the_total_in_every_read
+from tests.chaos.storm import storm
+from tests.chaos.world import Worlds, worlds
+from tests.servers.mariadb import MariaDB
+
+SEED = int(os.environ.get("SEED", secrets.randbits(32)))
+KILLS = 5
+EVERY = 11
+"""Of the faults at points every eleventh, of whichever kind it is."""
+
+
+@pytest.fixture(scope="module")
+def chaos(scratch: Path, mariadb: MariaDB) -> Iterator[Worlds]:
+    """Give the maker of worlds."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name, worlds(Path(name), mariadb) as made:
+        yield made
+
+
+async def test_whatever_happens_at_a_point_of_an_operation_the_end_is_right(chaos: Worlds) -> None:
+    every = [fault for operation in OPERATIONS for fault in faults(operation, "together") if fault.then is None]
+    wanted = every[::EVERY]
+    assert {fault.arming.action for fault in wanted} == set(Action)
+
+    tally = await let_all_happen(chaos, "together", wanted)
+
+    assert not tally.wrong, "\n\n".join(tally.wrong)
+    assert tally.figures.faults == len(wanted)
+
+
+async def test_after_kills_under_load_nothing_is_lost_doubled_or_stuck(chaos: Worlds) -> None:
+    tally = await storm(chaos, "together", kills=KILLS, seed=SEED)
+
+    assert not tally.wrong, f"SEED={SEED}: {tally.wrong}"
+
+
+async def test_while_the_platform_is_killed_transfers_keep_the_total_in_every_read(chaos: Worlds) -> None:
+    tally = await hold(chaos, transfers_keep_the_total_in_every_read, Scale.small(), seed=SEED)
+
+    assert not tally.wrong, "\n\n".join(tally.wrong)
+
+
+@pytest.mark.parametrize("wanted", HUNTS[::6], ids=lambda wanted: wanted.mutant)
+async def test_a_mutant_is_found_by_its_check(wanted: Hunt, chaos: Worlds) -> None:
+    report = await hunt(chaos, wanted)
+
+    assert wanted.found_by.__name__ in report.findings, report
