@@ -74,7 +74,12 @@ def main() -> None:
     """Run everything; exit status 1 where anything was wrong, and then there is no new report."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=500, help="kills at random moments")
-    parser.add_argument("--database", choices=["sqlite", "mariadb", "both"], default="both", help="where the data lie; a report is of both")
+    parser.add_argument(
+        "--database",
+        choices=["sqlite", "mariadb", "both"],
+        default="both",
+        help="a report is of both",
+    )
     parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="all that is random follows from it")
     arguments = parser.parse_args()
     run = Run(arguments.kills, arguments.seed)
