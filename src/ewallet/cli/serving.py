@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from ewallet import __version__
 from ewallet.cli.databases import migrate_all, weaknesses_found
+from ewallet.cli.observing import observed
 from ewallet.cli.sole_use import require_server, sole_use
 from ewallet.cli.terminal import Stopped, columns, standard_output
 from ewallet.cli.workers import Workers
@@ -52,7 +53,7 @@ log = structlog.get_logger()
 
 def up(settings: Settings) -> None:
     """The command `up`: everything in this process, until it is told to stop."""
-    _run(settings, create_together, databases=SERVICES, title=f"ewallet {__version__} is running")
+    _run(settings, create_together, databases=SERVICES, program="ewallet", title=f"ewallet {__version__} is running")
 
 
 def serve(settings: Settings, service: str, *, workers: int = 1) -> None:
@@ -64,7 +65,8 @@ def serve(settings: Settings, service: str, *, workers: int = 1) -> None:
     databases = [service] if service in SERVICES else []
     if workers > 1:
         require_server(settings, databases)
-    _run(settings, create, databases=databases, title=f"ewallet {__version__}: {service} is running", workers=workers)
+    title = f"ewallet {__version__}: {service} is running"
+    _run(settings, create, databases=databases, program=f"ewallet-{service}", title=title, workers=workers)
 
 
 class _Create(Protocol):
@@ -73,7 +75,9 @@ class _Create(Protocol):
     def __call__(self, settings: Settings, *, stopping: asyncio.Event) -> ASGIApp: ...
 
 
-def _run(settings: Settings, create: _Create, *, databases: Sequence[str], title: str, workers: int = 1) -> None:
+def _run(
+    settings: Settings, create: _Create, *, databases: Sequence[str], program: str, title: str, workers: int = 1
+) -> None:
     """Serve until told to stop. Stopped, SettingsError: why that cannot be."""
     # A service manager's SIGTERM stops as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -86,12 +90,13 @@ def _run(settings: Settings, create: _Create, *, databases: Sequence[str], title
         def announce() -> None:
             _announce(settings, listener, databases, title)
 
-        def work(lifeline: int, started: Callable[[], object]) -> None:
-            _serve(settings, create, listener, started=started, lifeline=lifeline)
+        def work(lifeline: int | None, started: Callable[[], object]) -> None:
+            with observed(settings, program=program, processes=workers):
+                _serve(settings, create, listener, started=started, lifeline=lifeline)
 
         if workers > 1:
             Workers(work, announce=announce).run(workers)
-        _serve(settings, create, listener, started=announce)
+        work(None, announce)
 
 
 def _serve(
@@ -100,7 +105,7 @@ def _serve(
     listener: socket.socket,
     *,
     started: Callable[[], object],
-    lifeline: int | None = None,
+    lifeline: int | None,
 ) -> None:
     """Serve in this process until it is told to stop, or ``lifeline`` is at its end."""
     stopping = asyncio.Event()

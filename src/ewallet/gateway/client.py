@@ -7,8 +7,10 @@ from typing import Any, Protocol
 import httpx2
 import msgspec
 from litestar.types import ASGIApp, HTTPScope, Receive, ReceiveMessage, Send
+from opentelemetry.trace import SpanKind
 
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused
+from ewallet.plumbing import tracing
 from ewallet.plumbing.http.problems import REQUEST_ID_SCOPE_KEY
 
 CONNECTIONS = 1000
@@ -92,8 +94,9 @@ class HttpBackend:
         )
 
     async def forward(self, scope: HTTPScope, body: bytes, receive: Receive, send: Send) -> None:
-        scope["path_template"] = f"/{self._service}/*"
-        response = await self._send(scope, body)
+        route = scope["path_template"] = f"/{self._service}/*"
+        with tracing.span("gateway", f"{scope['method']} {route}", kind=SpanKind.CLIENT):
+            response = await self._send(scope, body)
         try:
             headers = [
                 (name.lower(), value)
@@ -116,7 +119,9 @@ class HttpBackend:
 
     async def _send(self, scope: HTTPScope, body: bytes) -> httpx2.Response:
         """The service's answer, with its body still to be read."""
-        request = httpx2.Request(scope["method"], self._url(scope), headers=list(scope["headers"]), content=body)
+        request = httpx2.Request(
+            scope["method"], self._url(scope), headers=tracing.onward(list(scope["headers"])), content=body
+        )
         try:
             return await self._client.send(request, stream=True)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:

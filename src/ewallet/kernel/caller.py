@@ -15,11 +15,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller. ``subject`` is a user id, a service client's id or ``service:<name>``."""
+    """An authenticated caller. ``subject`` is a user id, a service client's id or ``service:<name>``.
+
+    ``trace`` is where the request stands in a trace (``plumbing/tracing.py``), empty where it is in none.
+    """
 
     subject: str
     role: Role
     request_id: str
+    trace: str = ""
 
     @property
     def is_staff(self) -> bool:
@@ -31,6 +35,6 @@ class Caller:
         return self.is_staff or self.subject == owner
 
 
-def platform(request_id: str) -> Caller:
+def platform(request_id: str, trace: str = "") -> Caller:
     """The platform itself: recovery, relay, expiry."""
-    return Caller(subject="service:platform", role=Role.SERVICE, request_id=request_id)
+    return Caller(subject="service:platform", role=Role.SERVICE, request_id=request_id, trace=trace)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+from opentelemetry.trace import SpanKind
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -17,7 +18,7 @@ from ewallet.notification import store
 from ewallet.notification.domain import Unrenderable, render
 from ewallet.notification.messages import Notification, NotificationList
 from ewallet.notification.senders import Listener, Listeners
-from ewallet.plumbing import failpoints
+from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database, DatabaseUnavailable
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
@@ -53,7 +54,7 @@ class NotificationService:
                 undeliverable.append(Undeliverable.behind(event))
                 continue
             try:
-                taken.append((event, self._batcher.enqueue(_notifications(event))))
+                taken.append((event, self._enqueue(event)))
             except Unrenderable as error:
                 waiting_keys.add(event.ordering_key)
                 undeliverable.append(Undeliverable(event.id, str(error)))
@@ -69,6 +70,18 @@ class NotificationService:
             else:
                 raise outcome  # whoever handed the events over does so again, and nobody is told twice
         return undeliverable
+
+    def _enqueue(self, event: Event) -> asyncio.Future[None]:
+        """Have an event's notifications stored, in the trace of what caused it. Unrenderable: not in words."""
+        notifications = _notifications(event)
+        span = tracing.begun(
+            "notification", "notification.store", parent=event.trace, links=(tracing.here(),), kind=SpanKind.CONSUMER
+        )
+        with tracing.within(span):
+            stored = self._batcher.enqueue(notifications)
+        if span is not None:
+            stored.add_done_callback(lambda _: span.end())
+        return stored
 
     async def inbox(
         self, caller: Caller, *, unread: bool | None, limit: int, cursor: str | None

@@ -39,7 +39,7 @@ from ewallet.payment.domain.memos import memo_of
 from ewallet.payment.domain.operations import Intent, Kind, Operation, Verdict
 from ewallet.payment.domain.payments import Failure, Payment, PaymentStatus, settled
 from ewallet.payment.domain.postings import Group, Leg, Side
-from ewallet.plumbing import failpoints
+from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import STORAGE_RETRY_AFTER_SECONDS, Database, StorageUnavailable
@@ -153,15 +153,17 @@ class Saga:
         """T1, then T2 and T3 unless the key names an earlier intent or the payment's state forbids this one."""
         deadline, limit = time.monotonic() + self._request_seconds, self._limit.begin()
         failpoints.reached("payment.begin.before")
-        stored = await self._begin(Begin(intent, caller), deadline)
+        with tracing.span("payment", "payment.begin"):
+            stored = await self._begin(Begin(intent, caller), deadline)
         if stored.own.id != intent.own.id:
             return outcome_of_copy(stored, intent.own.request_hash)
         if not stored.own.is_pending:
             return stored
         try:
-            with limit:
+            with limit, tracing.span("payment", "payment.move"):
                 verdict = await self._move(stored, self._wallet.post_group)
-            return await self._settle(Settle(stored, verdict, caller))
+            with tracing.span("payment", "payment.settle"):
+                return await self._settle(Settle(stored, verdict, caller))
         except (OutcomeUnknown, Overloaded, TimeoutError) as error:
             log.warning("payment.outcome_unknown", payment=intent.own.id, error=repr(error))
             raise Refused(_unknown_outcome(intent.payment, error)) from error
@@ -236,6 +238,10 @@ class Saga:
         What cannot be finished for long, while the wallet answers others, is abandoned: a tombstone lies under its id
         before it is called failed, and where it was done after all, that is found instead.
         """
+        with tracing.span("payment", "payment.recover"):
+            return await self._finish(intent)
+
+    async def _finish(self, intent: Intent) -> Intent:
         ask = self._wallet.abandon_group if self._is_hopeless(intent) else self._wallet.post_group
         try:
             with self._limit.begin():
@@ -244,7 +250,7 @@ class Saga:
             await self._note_failure(intent)
             raise
         self._failing_since.pop(intent.own.id, None)
-        return await self._settle(Settle(intent, verdict, platform(intent.own.request_id)))
+        return await self._settle(Settle(intent, verdict, platform(intent.own.request_id, tracing.here())))
 
     def _is_hopeless(self, intent: Intent) -> bool:
         """Whether it is time to give up. Not on an expiry: nobody waits for it, and the wallet ends the hold itself."""
@@ -367,7 +373,7 @@ def _settle_payments(tx: Connection, steps: Sequence[Settle], now: int) -> dict[
         _audit_of(Intent(payment), step.caller, line=line) for (payment, step), line in zip(moved, lines, strict=True)
     ]
     store.audit.append(tx, now, records)
-    store.outbox.add(tx, [_event_of(Intent(payment)) for payment, _ in moved])
+    store.outbox.add(tx, [_event_of(Intent(payment), step.caller) for payment, step in moved])
     moved_before = store.find(tx, after.keys() - moved_ids)
     return {payment.id: Intent(payment) for payment in [*after.values(), *moved_before]}
 
@@ -399,7 +405,7 @@ def _settle_operations(
     line_by_id = {intent.own.id: line for (intent, _), line in zip(moves, lines, strict=True)}
     records = [_audit_of(intent, caller, line=line_by_id.get(intent.own.id)) for intent, caller in concluded]
     store.audit.append(tx, now, records)
-    store.outbox.add(tx, [_event_of(intent) for intent, _ in moves])
+    store.outbox.add(tx, [_event_of(intent, caller) for intent, caller in moves])
     return {operation.id: Intent(payments[operation.payment_id], operation) for operation in stored.values()}
 
 
@@ -428,7 +434,7 @@ def _audit_of(intent: Intent, caller: Caller, *, line: str | None) -> AuditRecor
     )
 
 
-def _event_of(intent: Intent) -> Event:
+def _event_of(intent: Intent, caller: Caller) -> Event:
     payment = intent.payment
     name = telling.event_name(payment)
     return Event(
@@ -439,6 +445,7 @@ def _event_of(intent: Intent) -> Event:
         data=telling.event_data(payment, intent.operation),
         occurred_at=payment.updated_at,
         request_id=intent.own.request_id,
+        trace=caller.trace,
     )
 
 
@@ -481,7 +488,7 @@ def _unknown_outcome(payment: Payment, error: Exception) -> Refusal:
 
 
 def group_order(intent: Intent, group: Group) -> GroupOrder:
-    """The same order however often it is sent: everything in it is stored with the intent."""
+    """The same order however often it is sent: everything in it but its trace is stored with the intent."""
     payment, operation = intent.payment, intent.operation
     return GroupOrder(
         id=group.id,
@@ -493,6 +500,7 @@ def group_order(intent: Intent, group: Group) -> GroupOrder:
         memo=memo_of(intent),
         actor=payment.customer_id if operation is None else operation.actor,
         request_id=intent.own.request_id,
+        trace=tracing.here(),
     )
 
 

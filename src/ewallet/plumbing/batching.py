@@ -9,6 +9,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -18,6 +20,7 @@ from weakref import WeakSet
 from sqlalchemy import Connection
 
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
+from ewallet.plumbing import tracing
 from ewallet.plumbing.database import Database, DatabaseUnavailable
 from ewallet.plumbing.telemetry import BATCH_SECONDS, BATCH_SIZE, QUEUE_DEPTH
 
@@ -51,6 +54,7 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     future: asyncio.Future[Result]
     deadline: float | None
+    trace: str
 
 
 class _Queue(ABC, Generic[Item, Result]):
@@ -87,9 +91,10 @@ class _Queue(ABC, Generic[Item, Result]):
         if len(self._queue) >= self._maximum_queue:
             raise Overloaded(f"the {self.name} queue is full")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(item, future, deadline))
+        self._queue.append(_Waiting(item, future, deadline, tracing.here()))
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+            # In a context of its own: a batch belongs to none of those who wait for it, in the log or in a trace.
+            self._worker = asyncio.create_task(self._work(), context=Context())
         return future
 
     async def _work(self) -> None:
@@ -116,6 +121,9 @@ class _Queue(ABC, Generic[Item, Result]):
             in_time = waiting.deadline is None or waiting.deadline >= now
             (batch if in_time else late).append(waiting)
         return batch, late
+
+    def _traced(self, batch: Sequence[_Waiting[Item, Result]]) -> AbstractContextManager[object]:
+        return tracing.batch(self.name, f"{self.name} batch", [waiting.trace for waiting in batch])
 
     def _measure(self, batch: Sequence[object], started: float) -> None:
         self._batch_size.observe(len(batch))
@@ -155,7 +163,8 @@ class Gatherer(_Queue[Item, Result]):
             return
         started = time.perf_counter()
         try:
-            outcomes = _one_each(await self._run([waiting.item for waiting in batch]), batch)
+            with self._traced(batch):
+                outcomes = _one_each(await self._run([waiting.item for waiting in batch]), batch)
         except asyncio.CancelledError:
             # The loop is being shut down in the middle of a batch: whether it took effect is unknown.
             _settle(batch, repeat(_cut_off(self.name)))
@@ -213,7 +222,8 @@ class Batcher(_Queue[Item, Result]):
                 return
             self._in_hand = batch
             started = time.perf_counter()
-            outcomes = self._outcomes([waiting.item for waiting in batch])
+            with self._traced(batch):
+                outcomes = self._outcomes([waiting.item for waiting in batch])
             self._measure(batch, started)
             self._in_hand = ()
             loop.call_soon_threadsafe(_settle, batch, outcomes)

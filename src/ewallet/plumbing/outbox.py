@@ -18,7 +18,7 @@ from sqlalchemy import Column, Connection, MetaData, Row, select, update
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import OutcomeUnknown
-from ewallet.plumbing import failpoints, statements
+from ewallet.plumbing import failpoints, statements, tracing
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.figures import Figure, count, seconds_since
 from ewallet.plumbing.leases import Leases
@@ -52,8 +52,11 @@ REST_SECONDS = 0.05
 """Between rounds under load: a quarter of the time that a notification may take, and far fewer commits."""
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened. ``recipients`` are user ids; ``ordering_key`` groups events whose order matters."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that happened. ``recipients`` are user ids; ``ordering_key`` groups events whose order matters.
+
+    ``trace`` is that of the request that caused it, if it is in one.
+    """
 
     id: str
     name: str
@@ -62,6 +65,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any]
     occurred_at: int
     request_id: str
+    trace: str = ""
 
 
 class Undeliverable(msgspec.Struct, frozen=True):
@@ -224,7 +228,9 @@ class Relay:
         if not rows:
             return 0
         failpoints.reached("relay.deliver.before", self._outbox.service)
-        undeliverable = await self._deliver([_decode(row.payload) for row in rows])
+        events = [_decode(row.payload) for row in rows]
+        with tracing.batch(self._outbox.service, "outbox.deliver", [event.trace for event in events]):
+            undeliverable = await self._deliver(events)
         failpoints.reached("relay.deliver.after", self._outbox.service)
         return await self._settle(rows, {failed.event_id: failed.error for failed in undeliverable})
 

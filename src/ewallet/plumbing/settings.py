@@ -59,6 +59,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(pattern="^(auto|json|pretty)$"),
         described("`json`, `pretty`, or `auto`: pretty on a terminal, JSON elsewhere"),
     ] = "auto"
+    metrics_port: Annotated[
+        Port,
+        described("port for `/metrics` alone, with `--workers` the first of as many; 0: only beside everything else"),
+    ] = 0
+    otlp_url: Annotated[
+        str, described("address of an OpenTelemetry collector that takes OTLP over HTTP; empty: no traces")
+    ] = ""
+    trace_percent: Annotated[int, Meta(ge=0, le=100), described("how many of a hundred traces are kept")] = 100
     admin_email: Annotated[str, described("e-mail address of the first administrator, made at start")] = ""
     admin_password: Annotated[str, described("password of the first administrator, at least 12 characters")] = ""
     bcrypt_cost: Annotated[int, Meta(ge=4, le=16), described("work factor of password hashes (2^cost rounds)")] = 12
@@ -222,7 +230,7 @@ def _check_together(settings: Settings) -> None:
                 f"{variable(f'{service}_database_url')} must look like mysql://user:password@host:port/database "
                 "or sqlite:///path; in the password, write @ : / ? # as %40 %3A %2F %3F %23."
             )
-    for name in ("public_url", *(f"{service}_url" for service in SERVICES)):
+    for name in ("public_url", "otlp_url", *(f"{service}_url" for service in SERVICES)):
         if not re.match(r"^(https?://[^/]+.*)?$", getattr(settings, name)):
             raise SettingsError(f"{variable(name)} must look like http://host:port or https://host.")
     for address in filter(None, (text.strip() for text in settings.trusted_proxies.split(","))):

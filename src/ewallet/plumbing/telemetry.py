@@ -1,4 +1,4 @@
-"""Logs and metrics: one JSON object a line with the request's id on it, and Prometheus counters.
+"""Logs and metrics: one JSON object a line with the ids of its request and trace on it, and Prometheus counters.
 
 Secrets do not reach a log: nothing here logs bodies or headers, and :func:`configure_logging` blanks the values of
 fields whose names say that they are secret.
@@ -16,6 +16,7 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from ewallet.kernel.clock import rfc3339, system_clock
+from ewallet.plumbing import tracing
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -68,6 +69,8 @@ WORKER_LAST_SUCCESS = Gauge(
 )
 LEASE_HELD = Gauge("ewallet_lease_held", "Whether this process holds a lease.", ["service", "lease"])
 
+SPANS_LOST = Counter("ewallet_spans_lost_total", "Parts of traces that the collector did not take.")
+
 # --- what the tables tell, read now and then by every process of a service (figures.py)
 
 UNFINISHED = Gauge("ewallet_unfinished", "Payments and operations that have not come to their end.", ["kind"])
@@ -106,7 +109,7 @@ def configure_logging(level: str, log_format: str) -> None:
     )
     structlog.configure(
         processors=[
-            _add_request_id,
+            _add_ids,
             structlog.processors.add_log_level,
             _add_timestamp,
             _blank_secrets,
@@ -130,10 +133,13 @@ class _FromLibraries(logging.Handler):
         structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, **fields)
 
 
-def _add_request_id(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _add_ids(_logger: Any, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     request_id = request_in_hand.get()
     if request_id is not None:
         fields["request_id"] = request_id
+    trace_ids = tracing.ids()
+    if trace_ids is not None:
+        fields["trace_id"], fields["span_id"] = trace_ids
     return fields
 
 

@@ -70,7 +70,8 @@ class GroupOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     ``transaction_id`` ties them to a payment on statements and in the audit; ``actor`` and ``request_id`` say who
     asked. ``spender`` is the owner whose limits the group counts towards, if anybody's: with the sum of its POSTED and
-    PENDING transfers out of that owner's account. ``memo`` is the sender's own, kept and given back as it is.
+    PENDING transfers out of that owner's account. ``memo`` is the sender's own, kept and given back as it is. ``trace``
+    is where the request stands in a trace; nothing of it is kept.
     """
 
     id: str
@@ -82,6 +83,7 @@ class GroupOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     memo: dict[str, Any] | None = None
     actor: str
     request_id: str
+    trace: str = ""
 
 
 class GroupPosted(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="posted"):

@@ -19,7 +19,7 @@ from ewallet.kernel.clock import Clock, parse_rfc3339, rfc3339
 from ewallet.kernel.errors import InvariantBroken, Reason, Refusal, invalid, not_found, unwrap
 from ewallet.kernel.ids import derived_id, new_id
 from ewallet.kernel.money import is_currency
-from ewallet.plumbing import failpoints
+from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
@@ -406,7 +406,7 @@ class _Batch:
             movement.transfer_id,
             "wallet.credited" if movement.type is MovementType.CREDIT else "wallet.debited",
             request.customer_id,
-            movement.caller.request_id,
+            movement.caller,
             {
                 "customerId": request.customer_id,
                 "transferId": movement.transfer_id,
@@ -554,7 +554,7 @@ class _Batch:
         if status is not Status.CLOSED:
             name = "wallet.frozen" if status is Status.FROZEN else "wallet.unfrozen"
             data = {"customerId": wallet.owner, "reason": change.reason}
-            self._announce(change.id, name, wallet.owner, change.caller.request_id, data)
+            self._announce(change.id, name, wallet.owner, change.caller, data)
         return None
 
     def change_limits(self, change: LimitsChange) -> Refusal | None:
@@ -576,7 +576,7 @@ class _Batch:
 
     # --- telling
 
-    def _announce(self, source_id: str, name: str, owner: str, request_id: str, data: dict[str, Any]) -> None:
+    def _announce(self, source_id: str, name: str, owner: str, caller: Caller, data: dict[str, Any]) -> None:
         self.events.append(
             Event(
                 id=derived_id("evt", source_id, name),
@@ -585,7 +585,8 @@ class _Batch:
                 recipients=(owner,),
                 data=data,
                 occurred_at=self.now,
-                request_id=request_id,
+                request_id=caller.request_id,
+                trace=caller.trace,
             )
         )
 
@@ -639,7 +640,8 @@ class WalletService:
 
     async def post_group(self, order: GroupOrder) -> GroupOutcome:
         """Apply a group of transfers, or return the stored refusal: the same answer to the same id for ever."""
-        outcome: GroupOutcome = await self._submit(order)
+        with tracing.span("wallet", "wallet.post_group", parent=order.trace, links=(tracing.here(),)):
+            outcome: GroupOutcome = await self._submit(order)
         return outcome
 
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
@@ -651,7 +653,8 @@ class WalletService:
 
     async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
         """Give up a group whose outcome is unknown: the outcome that it has already, or that it was abandoned."""
-        outcome: GroupOutcome = await self._submit(Abandonment(order))
+        with tracing.span("wallet", "wallet.abandon_group", parent=order.trace, links=(tracing.here(),)):
+            outcome: GroupOutcome = await self._submit(Abandonment(order))
         return outcome
 
     async def find_orders(self, ids: Sequence[str]) -> Sequence[StoredOrder]:

@@ -18,6 +18,7 @@ from litestar.utils import get_enum_string_value
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.errors import Reason, Refusal, Refused, invalid
+from ewallet.plumbing import tracing
 from ewallet.plumbing.http.addresses import address_of
 from ewallet.plumbing.http.problems import REQUEST_ID_SCOPE_KEY, documented_problems
 from ewallet.plumbing.tokens import Verifier, verify_internal
@@ -108,7 +109,7 @@ async def _admit_role(request: Request[Any, Any, Any], token: str | None) -> Cal
         raise Refused(INVALID_TOKEN)
     if principal.role not in request.route_handler.opt["roles"]:
         raise Refused(Refusal(Reason.FORBIDDEN, f"The role {principal.role} may not do this."))
-    return Caller(principal.subject, principal.role, request_id_of(request))
+    return Caller(principal.subject, principal.role, request_id_of(request), tracing.here())
 
 
 async def _admit_service(request: Request[Any, Any, Any], token: str | None) -> Caller:
@@ -116,7 +117,7 @@ async def _admit_service(request: Request[Any, Any, Any], token: str | None) -> 
     service = verify_internal(token, request.app.state.internal_secret) if token else None
     if service is None:
         raise Refused(INVALID_TOKEN)
-    return Caller(service, Role.SERVICE, request_id_of(request))
+    return Caller(service, Role.SERVICE, request_id_of(request), tracing.here())
 
 
 INVALID_TOKEN = Refusal(Reason.INVALID_TOKEN, "A valid access token is needed: Authorization: Bearer <token>.")

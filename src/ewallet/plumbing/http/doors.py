@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import httpx2
 import msgspec
+from opentelemetry.trace import SpanKind
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason
-from ewallet.plumbing import failpoints
+from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.database import StorageUnavailable
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.json import encode
@@ -45,12 +46,14 @@ class Door:
         OutcomeUnknown: no clear answer came; StorageUnavailable: the other side's disk fails. Overloaded: it refused
         before beginning.
         """
-        headers = {
-            "Authorization": f"Bearer {self._current_token()}",
-            "Content-Type": "application/json",
-            "X-Request-Id": request_id,
-        }
-        return await self._answer("POST", path, answer_type, content=encode(body), headers=headers)
+        with tracing.span(self._caller, f"POST {path}", kind=SpanKind.CLIENT):
+            headers = {
+                "Authorization": f"Bearer {self._current_token()}",
+                "Content-Type": "application/json",
+                "X-Request-Id": request_id,
+                **tracing.headers(),
+            }
+            return await self._answer("POST", path, answer_type, content=encode(body), headers=headers)
 
     async def get(self, path: str, answer_type: type[Answer]) -> Answer:
         """GET a public document of the other service."""

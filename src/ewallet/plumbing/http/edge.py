@@ -14,11 +14,13 @@ from typing import Any
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 
 from ewallet.kernel.clock import Clock
 from ewallet.kernel.errors import Reason, Refusal
 from ewallet.kernel.ids import new_id
+from ewallet.plumbing import tracing
 from ewallet.plumbing.http.problems import (
     MEDIA_TYPE,
     REFUSED_SCOPE_KEY,
@@ -58,7 +60,12 @@ class Edge:
         if scope["type"] != ScopeType.HTTP or REQUEST_ID_SCOPE_KEY in state:
             await self._app(scope, receive, send)
             return
-        request_id = state[REQUEST_ID_SCOPE_KEY] = self._request_id(state["headers"])
+        state[REQUEST_ID_SCOPE_KEY] = self._request_id(state["headers"])
+        with tracing.serving(self._service, state["method"], state["headers"]) as span:
+            await self._serve(state, receive, send, span)
+
+    async def _serve(self, state: dict[str, Any], receive: Receive, send: Send, span: Span | None) -> None:
+        request_id = state[REQUEST_ID_SCOPE_KEY]
         request_in_hand.set(request_id)
         answer = _Answer(send, request_id)
         started = time.perf_counter()
@@ -68,14 +75,14 @@ class Edge:
             if refusal is not None:
                 await send_problem(state, answer.send, refusal)
             else:
-                await self._app(scope, receive, answer.send)
+                await self._app(state, receive, answer.send)  # type: ignore[arg-type]  # the scope, as above
         except Exception as error:
             log.exception("request.failed")
             if not answer.status:
                 await send_problem(state, answer.send, refusal_of(error))
         finally:
             self._under_way -= 1
-            self._report(state, answer, started)
+            self._report(state, answer, started, span)
             request_in_hand.set(None)
 
     def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -84,7 +91,7 @@ class Edge:
             return given[0].decode("ascii")
         return new_id("req", self._clock())
 
-    def _report(self, state: dict[str, Any], answer: "_Answer", started: float) -> None:
+    def _report(self, state: dict[str, Any], answer: "_Answer", started: float, span: Span | None) -> None:
         ended = time.perf_counter()
         waited = (answer.began or ended) - started
         route = state.get("path_template") or "unmatched"
@@ -95,6 +102,14 @@ class Edge:
         if (reason := state.get(REFUSED_SCOPE_KEY)) is not None:
             REFUSALS.labels(self._service, reason).inc()
             fields["reason"] = reason
+        if span is not None:
+            tracing.answered(
+                span,
+                method=state["method"],
+                route=route,
+                status=answer.status,
+                request_id=state[REQUEST_ID_SCOPE_KEY],
+            )
         tell = log.warning if _needs_a_look(answer.status, waited) else log.info
         tell("request", service=self._service, method=state["method"], path=state["path"], **fields)
 
