@@ -16,7 +16,7 @@ from tests.support.platform import People, Platform, User, Way, payment, platfor
 from tests.support.ports import free_port
 
 PATIENCE_SECONDS = 20
-AMOUNT = 87_65
+AMOUNT = 8_765_432
 SCOPES = {"ewallet.gateway", "ewallet.payment", "ewallet.wallet", "ewallet.notification"}
 
 
@@ -54,7 +54,7 @@ def paid(request: pytest.FixtureRequest, scratch: Path, http: httpx2.Client) -> 
         with platform(way, databases, folder, **settings) as running:
             running.start()
             people = People(running.address, http)
-            customer, merchant = people.customer(with_amount=500_00), people.merchant()
+            customer, merchant = people.customer(with_amount=AMOUNT), people.merchant()
             trace, client_span = secrets.token_hex(16), secrets.token_hex(8)
             response = customer.post(
                 "/payment/initiate",
