@@ -246,6 +246,20 @@ async def test_what_the_state_forbids_is_refused_kept_and_audited(
     assert (record.actor, record.action, record.result) == (MERCHANT, f"payment.{operate.__name__}", "invalid-state")
 
 
+@EVERY
+async def test_an_operation_is_audited_when_it_is_begun_and_when_it_has_ended(
+    service: PaymentService, wallet: MemoryWallet, operate: Operate
+) -> None:
+    """Somebody who removes what is under way must not go unnoticed: see ``verify``."""
+    payment_id = await ready_for(operate, service, wallet)
+
+    await operate(service, payment_id)
+
+    trail = await service.audit_trail(ADMIN, subject=payment_id, request_id=None, limit=2, cursor=None)
+    action = f"payment.{operate.__name__}"
+    assert [(record.action, record.result) for record in trail.items] == [(action, "ok"), (action, "begun")]
+
+
 @ON_SQLITE
 @EVERY
 async def test_a_payment_of_somebody_else_is_not_there(

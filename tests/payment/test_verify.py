@@ -45,6 +45,7 @@ async def test_an_older_row_that_was_put_back_is_named(database_url: str) -> Non
         ("UPDATE payment_payments SET request_id = 'x' WHERE status = 'PENDING'", "its history tells of it"),
         ("UPDATE payment_operations SET reason = 'x'", "is not what was written"),
         ("DELETE FROM payment_operations WHERE kind = 'EXPIRY'", "must have an end"),
+        ("DELETE FROM payment_operations WHERE kind = 'REFUND' AND status = 'PENDING'", "is missing: audit record"),
         ("DELETE FROM payment_payments WHERE status = 'VOIDED'", "its history is there"),
     ],
 )

@@ -84,6 +84,7 @@ async def fill_wallet(url: str) -> None:
         for reference, amount in (("r1", 100), ("r2", 200), ("r3", 999_999)):
             order = MoveMoney(customer_id=ALICE, amount=amount, currency="USD", reference=reference, description="d")
             await wallet.debit(BACK_END, order, f"key-{reference}")
+            await wallet.debit(BACK_END, order, f"another-key-{reference}")
         await wallet.post_group(payment(ALICE, BOB, 1250, 25))
         await wallet.post_group(payment(ALICE, BOB, 999_999, 25))
         await wallet.abandon_group(payment(ALICE, BOB, 77, 7))

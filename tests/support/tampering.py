@@ -1,9 +1,8 @@
 """Changing a SQLite file by hand, as somebody could who has the file and a shell."""
 
-import shutil
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -16,83 +15,89 @@ from sqlalchemy import (
     create_engine,
 )
 
-from ewallet.plumbing.database import Database, open_database
+from ewallet.plumbing.database import Database
 from ewallet.plumbing.verifying import Seen
 
 Faults = Callable[[Connection, Seen], Iterator[str]]
 
+Row = dict[str, Any]
+
 
 class Tampered:
-    """A copy of a database that can be changed past all rules, and then verified."""
+    """A database that can be changed past all rules. After each look at it, it is again as it was."""
 
-    def __init__(self, original: Path, copy: Path, service: str) -> None:
-        shutil.copy(original, copy)
-        self._url, self._service = f"sqlite:///{copy}", service
-
-    @contextmanager
-    def opened(self) -> Iterator[Connection]:
-        """A transaction that no trigger and no constraint stops."""
-        engine = create_engine(self._url)
-        with engine.begin() as tx:
-            tx.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        with self._engine.begin() as tx:
             for (trigger,) in tx.exec_driver_sql("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
                 tx.exec_driver_sql(f"DROP TRIGGER {trigger}")
-            yield tx
-        engine.dispose()
 
-    def rows(self, table: Table) -> list[dict[str, Any]]:
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def rows(self, table: Table) -> list[Row]:
         """All rows in the order of the primary key."""
-        with self.opened() as tx:
+        with self._engine.connect() as tx:
             return [dict(row) for row in tx.execute(table.select().order_by(*table.primary_key)).mappings()]
 
-    def change(self, table: Table, row: dict[str, Any], column: Column[Any]) -> Any:
-        """Give one value of a row another one, and return it."""
-        value = other_value(row[column.name], column)
-        with self.opened() as tx:
-            tx.execute(table.update().where(_is(table, row)).values({column.name: value}))
-        return value
-
-    def remove(self, table: Table, *rows: dict[str, Any]) -> None:
-        with self.opened() as tx:
-            for row in rows:
-                tx.execute(table.delete().where(_is(table, row)))
-
-    def insert(self, table: Table, *rows: dict[str, Any]) -> None:
-        with self.opened() as tx:
-            tx.execute(table.insert(), list(rows))
-
-    def swap(self, table: Table, first: dict[str, Any], second: dict[str, Any]) -> None:
-        """Let two rows change places: each gets the primary key of the other."""
-        names = [column.name for column in table.primary_key]
-        self.remove(table, first, second)
-        self.insert(
-            table, *(one | {name: two[name] for name in names} for one, two in ((first, second), (second, first)))
-        )
-
-    def faults(self, find: Faults) -> str:
-        """What is found wrong now, a line each."""
-        database = open_database(self._url, self._service)
-        try:
-            return found(database, find)
-        finally:
-            database.close()
+    @contextmanager
+    def changing(self) -> Iterator[Connection]:
+        """A transaction that no trigger and no constraint on values stops, rolled back at its end."""
+        with self._engine.connect() as tx:
+            tx.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+            yield tx
+            tx.rollback()
 
 
 def found(database: Database, find: Faults) -> str:
     """What is found wrong in a database, a line each."""
-    return "\n".join(database.snapshot(lambda tx: list(find(tx, lambda _count: None))))
+    return database.snapshot(lambda tx: found_in(tx, find))
 
 
-def other_value(value: Any, column: Column[Any]) -> Any:
-    """The smallest change that the column's type allows."""
+def found_in(tx: Connection, find: Faults) -> str:
+    """What a transaction finds wrong, a line each."""
+    return "\n".join(find(tx, lambda _count: None))
+
+
+def change(tx: Connection, table: Table, row: Row, column: Column[Any], value: Any) -> Row:
+    """Give one value of a row another one; the row as it is then."""
+    tx.execute(table.update().where(_is(table, row)).values({column.name: value}))
+    return row | {column.name: value}
+
+
+def remove(tx: Connection, table: Table, *rows: Row) -> None:
+    for row in rows:
+        tx.execute(table.delete().where(_is(table, row)))
+
+
+def swap(tx: Connection, table: Table, first: Row, second: Row) -> None:
+    """Let two rows change places: each gets the primary key of the other."""
+    names = [column.name for column in table.primary_key]
+    remove(tx, table, first, second)
+    swapped = [one | {name: two[name] for name in names} for one, two in ((first, second), (second, first))]
+    tx.execute(table.insert(), swapped)
+
+
+def other_values(value: Any, column: Column[Any], chance: random.Random) -> Iterator[Any]:
+    """What the column's type allows instead of a value: a little more, one byte different, much more, nothing."""
     if value is None:
-        return 1 if column.type.python_type is int else "x"
-    if isinstance(value, int):
-        return _unused(value) if column.primary_key else value + 1
-    return value[:-1] + ("x" if value[-1:] != "x" else "y")
+        yield from (0, 1) if column.type.python_type is int else ("", "x")
+    elif isinstance(value, int):
+        yield from {value + 1, value ^ 1 << chance.randrange(40), -value} - {value}
+    else:
+        place = chance.randrange(len(value))
+        yield from {value[:-1] + _other(value[-1]), value[:place] + _other(value[place]) + value[place + 1 :]}
+        yield from (f"{value} ", value[:-1])
+    if column.nullable and value is not None:
+        yield None
 
 
-def copied(table: Table, row: dict[str, Any]) -> dict[str, Any]:
+def _other(character: str) -> str:
+    """The character with its lowest bit changed: still one that could stand there."""
+    return chr(ord(character) ^ 1)
+
+
+def copied(table: Table, row: Row) -> Row:
     """The row once more, under other unique values."""
     unique = {column.name for column in table.primary_key} | {
         column.name
@@ -107,5 +112,5 @@ def _unused(value: Any) -> Any:
     return value + 1_000_000 if isinstance(value, int) else f"{value[:-1]}~"
 
 
-def _is(table: Table, row: dict[str, Any]) -> ColumnElement[bool]:
+def _is(table: Table, row: Row) -> ColumnElement[bool]:
     return and_(*(column == row[column.name] for column in table.primary_key))

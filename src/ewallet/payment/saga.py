@@ -40,7 +40,7 @@ from ewallet.payment.domain.operations import Intent, Kind, Operation, Verdict
 from ewallet.payment.domain.payments import Failure, Payment, PaymentStatus, settled
 from ewallet.payment.domain.postings import Group, Leg, Side
 from ewallet.plumbing import failpoints, tracing
-from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
+from ewallet.plumbing.audit import BEGUN, SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import STORAGE_RETRY_AFTER_SECONDS, Database, StorageUnavailable
 from ewallet.plumbing.deadlines import TimeLimit
@@ -314,7 +314,7 @@ def _begin(tx: Connection, steps: Sequence[Begin], payments: Mapping[str, Paymen
 def _begin_operations(
     tx: Connection, steps: Sequence[Begin], payments: Mapping[str, Payment], now: int
 ) -> list[Intent]:
-    """Check each operation against its locked payment and store it, with an audit record where it is forbidden."""
+    """Check each operation against its locked payment, and store what has become of it, with an audit record."""
     wanted = [(step.intent.operation, step.caller) for step in steps if step.intent.operation is not None]
     if not wanted:
         return []
@@ -322,7 +322,7 @@ def _begin_operations(
     stored = {operation.identity: operation for operation in found}
     set_aside = store.being_refunded(tx, payments.keys())
     new: list[Operation] = []
-    forbidden: list[AuditRecord] = []
+    records: list[AuditRecord] = []
     for operation, caller in wanted:
         if operation.identity in stored:
             continue
@@ -330,14 +330,13 @@ def _begin_operations(
         begun = operations.begun(operation, payment, set_aside.get(payment.id, 0))
         if begun.is_pending and begun.kind is Kind.REFUND:
             set_aside[payment.id] = set_aside.get(payment.id, 0) + begun.amount
-        if begun.failure is not None:
-            forbidden.append(_audit_of(Intent(payment, begun), caller, line=None))
+        records.append(_audit_of(Intent(payment, begun), caller, begun=True))
         stored[begun.identity] = begun
         new.append(begun)
     store.create_operations(
         tx, [(operation, _lease_from(now) if operation.is_pending else store.NO_LEASE) for operation in new]
     )
-    store.audit.append(tx, now, forbidden)
+    store.audit.append(tx, now, records)
     return [Intent(payments[operation.payment_id], stored[operation.identity]) for operation, _ in wanted]
 
 
@@ -409,22 +408,23 @@ def _settle_operations(
     return {operation.id: Intent(payments[operation.payment_id], operation) for operation in stored.values()}
 
 
-def _audit_of(intent: Intent, caller: Caller, *, line: str | None) -> AuditRecord:
-    """What was done; ``line`` is the digest of the history's line, where the payment was moved.
+def _audit_of(intent: Intent, caller: Caller, *, begun: bool = False, line: str | None = None) -> AuditRecord:
+    """What was done. ``begun``: the operation is new; ``line``: the digest of the line of history, where there is one.
 
     The digests let the audit vouch for payments and operations, see ``verify.py``.
     """
     payment, operation = intent.payment, intent.operation
-    failure = intent.own.failure
     charge = payment.charge
     detail: dict[str, Any] = {} if line is None else {"version": payment.version, "line": line}
     if operation is not None:
         detail |= {"operation": operation.id, "seal": store.operation_seal(operation)}
+    if begun:
+        detail["begun"] = True
     return AuditRecord.of(
         caller,
         telling.audit_action(payment, operation),
         payment.id,
-        result=failure.reason.value if failure else SUCCEEDED,
+        result=_result_of(intent),
         **detail,
         customerId=payment.customer_id,
         merchantId=payment.merchant_id,
@@ -432,6 +432,12 @@ def _audit_of(intent: Intent, caller: Caller, *, line: str | None) -> AuditRecor
         fee=operation.fee if operation else charge.fee,
         currency=payment.currency,
     )
+
+
+def _result_of(intent: Intent) -> str:
+    if intent.own.failure is not None:
+        return intent.own.failure.reason.value
+    return BEGUN if intent.own.is_pending else SUCCEEDED
 
 
 def _event_of(intent: Intent, caller: Caller) -> Event:

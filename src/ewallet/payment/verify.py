@@ -2,10 +2,12 @@
 
 A line of the history has a digest of the payment as it was then, and the audit's record of that step a digest of the
 line. So the audit's hash chain vouches for every payment that has come to a verdict, and the history for the others.
-Operations are sealed, and the audit has the seals of those that have come to theirs. A lease that runs is vouched for
-by nobody: it saves work and guards nothing.
+Operations are sealed, and the audit has the seal that each had when it was begun and the one that it had in the end; an
+expiry is begun by its payment.
 
-Whether the wallet has moved what payments say is another question, see ``reconcile``.
+A lease that runs is vouched for by nobody, because no money depends on it: changed by hand, it lets recovery come
+sooner or later, no more. Whether the wallet has moved what payments say is another question, see ``reconcile``, which
+also finds a payment without a verdict that was removed together with its history.
 """
 
 from collections import defaultdict
@@ -13,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Table, func, select
 
-from ewallet.payment.domain.operations import OperationStatus, expiry_id_of
+from ewallet.payment.domain.operations import Kind, OperationStatus, expiry_id_of
 from ewallet.payment.domain.payments import PaymentStatus
 from ewallet.payment.store import NO_LEASE, audit, history, operations, payments
 from ewallet.plumbing import statements
+from ewallet.plumbing.audit import BEGUN
 from ewallet.plumbing.verifying import AT_ONCE, Seen, count, digest, pages
 
 _BEGUN: Mapping[str, Any] = {
@@ -56,18 +59,22 @@ def faults(tx: Connection, seen: Seen = lambda _count: None) -> Iterator[str]:
 
 
 def _deed_faults(tx: Connection, seen: Seen) -> Iterator[str]:
-    """Compare the history and the operations that have come to their verdict with the audit."""
-    told_lines = told_operations = 0
+    """Compare the history and the operations with the audit."""
+    told_lines = told_begun = told_concluded = 0
     for page in pages(tx, audit.records, seen):
         deeds = [(row, _decode(row.detail)) for row in page]
         moves = {(row.subject, detail["version"]): (row, detail["line"]) for row, detail in deeds if "line" in detail}
-        concluded = {detail["operation"]: (row, detail["seal"]) for row, detail in deeds if "operation" in detail}
+        operated = [(row, detail) for row, detail in deeds if "operation" in detail]
         yield from _line_faults(tx, moves)
-        yield from _seal_faults(tx, concluded)
+        yield from _seal_faults(tx, {detail["operation"]: (row, detail["seal"]) for row, detail in operated})
         told_lines += len(moves)
-        told_operations += len(concluded)
+        told_begun += sum("begun" in detail for _, detail in operated)
+        told_concluded += sum(row.result != BEGUN for row, _ in operated)
     # The first line of a payment tells of its beginning, which is no deed yet.
-    if told_lines != count(tx, history) - count(tx, payments) or told_operations != _concluded_operations(tx):
+    lines = count(tx, history) - count(tx, payments)
+    begun = _number_of_operations(tx, operations.c.kind != Kind.EXPIRY)
+    concluded = _number_of_operations(tx, operations.c.status != OperationStatus.PENDING)
+    if (told_lines, told_begun, told_concluded) != (lines, begun, concluded):
         yield from _untold(tx, seen)
 
 
@@ -85,25 +92,26 @@ def _named(payment_id: str, number: int) -> str:
     return f"line {number} of the history of payment {payment_id}"
 
 
-def _seal_faults(tx: Connection, concluded: Mapping[str, tuple[Row[Any], str]]) -> Iterator[str]:
-    seals = dict(statements.rows_in(tx, operations, "id", concluded, columns=("id", "seal")))
-    for operation_id, (record, seal) in concluded.items():
-        if operation_id not in seals:
+def _seal_faults(tx: Connection, told: Mapping[str, tuple[Row[Any], str]]) -> Iterator[str]:
+    """Compare operations with the seals that records tell of, those of a beginning while there is no verdict."""
+    found = {row[0]: row for row in statements.rows_in(tx, operations, "id", told, columns=("id", "status", "seal"))}
+    for operation_id, (record, written) in told.items():
+        _, status, seal = found.get(operation_id, (None, None, None))
+        if status is None:
             yield f"operation {operation_id} is missing: audit record {record.sequence} tells of it"
-        elif seals[operation_id] != seal:
+        elif seal != written and (status == OperationStatus.PENDING or record.result != BEGUN):
             yield f"operation {operation_id} is not what audit record {record.sequence} tells"
 
 
-def _concluded_operations(tx: Connection) -> int:
-    concluded = operations.c.status != OperationStatus.PENDING
-    return tx.scalar(select(func.count()).select_from(operations).where(concluded)) or 0
+def _number_of_operations(tx: Connection, condition: ColumnElement[bool]) -> int:
+    return tx.scalar(select(func.count()).select_from(operations).where(condition)) or 0
 
 
 def _untold(tx: Connection, seen: Seen) -> Iterator[str]:
     """Name what no audit record tells of. There is some, so this once the names of all that is told are kept."""
-    details = [(row.subject, _decode(row.detail)) for page in pages(tx, audit.records, seen) for row in page]
-    told_lines = {(payment_id, detail.get("version")) for payment_id, detail in details}
-    told_operations = {detail.get("operation") for _, detail in details}
+    deeds = [(row, _decode(row.detail)) for page in pages(tx, audit.records, seen) for row in page]
+    told_lines = {(row.subject, detail.get("version")) for row, detail in deeds}
+    told_operations = {(detail.get("operation"), row.result == BEGUN) for row, detail in deeds}
     for page in pages(tx, payments, seen):
         for payment_id, lines in _lines_by_payment(tx, page).items():
             for _, number, *_rest in lines:
@@ -111,8 +119,9 @@ def _untold(tx: Connection, seen: Seen) -> Iterator[str]:
                     yield f"{_named(payment_id, number)} was inserted: the audit does not tell of it"
     for page in pages(tx, operations, seen):
         for row in page:
-            if row.status != OperationStatus.PENDING and row.id not in told_operations:
-                yield f"operation {row.id} was inserted: the audit does not tell of it"
+            is_pending = row.status == OperationStatus.PENDING
+            if (row.id, is_pending) not in told_operations and not (is_pending and row.kind == Kind.EXPIRY):
+                yield f"operation {row.id} is {row.status}: the audit does not tell of it"
 
 
 # --- payments and their history -----------------------------------------------------------------------------------
@@ -145,7 +154,8 @@ def _lines_by_payment(tx: Connection, page: Sequence[Row[Any]]) -> Mapping[str, 
 
 
 def _history_faults(row: Row[Any], lines: Sequence[Line]) -> Iterator[str]:
-    if [number for _, number, *_rest in lines] != list(range(1, row.version + 1)):
+    numbers = [number for _, number, *_rest in lines]
+    if len(lines) != row.version or numbers != [*range(1, len(lines) + 1)]:
         yield f"payment {row.id} has version {row.version}, but its history has {len(lines)} lines"
         return
     now = _without_lease(payments, row)
@@ -167,14 +177,14 @@ def _without_lease(table: Table, row: Row[Any]) -> dict[str, Any]:
 
 def _expiry_faults(tx: Connection, page: Sequence[Row[Any]]) -> Iterator[str]:
     """Every hold that was made has an expiry, which ends it when nobody else does."""
-    held = {
-        expiry_id_of(row.id): row.id
-        for row in page
-        if row.hold_seconds is not None and row.settled_at is not None and row.failure_reason is None
-    }
+    held = {expiry_id_of(row.id): row.id for row in page if _was_held(row)}
     found = {row[0] for row in statements.rows_in(tx, operations, "id", held, columns=("id",))}
     for expiry_id in sorted(held.keys() - found):
         yield f"operation {expiry_id} is missing: the hold of payment {held[expiry_id]} must have an end"
+
+
+def _was_held(payment: Row[Any]) -> bool:
+    return payment.hold_seconds is not None and payment.settled_at is not None and payment.failure_reason is None
 
 
 # --- operations ---------------------------------------------------------------------------------------------------
@@ -185,6 +195,7 @@ def _operation_faults(tx: Connection, seen: Seen) -> Iterator[str]:
     for page in pages(tx, operations, seen):
         ids = {row.payment_id for row in page}
         known = {row[0] for row in statements.rows_in(tx, payments, "id", ids, columns=("id",))}
+        yield from _unheld_faults(tx, [row for row in page if row.kind == Kind.EXPIRY])
         for row in page:
             *values, seal = _without_lease(operations, row).values()
             if digest(values) != seal:
@@ -193,3 +204,12 @@ def _operation_faults(tx: Connection, seen: Seen) -> Iterator[str]:
                 yield f"operation {row.id} belongs to payment {row.payment_id}, which is missing"
             if row.status != OperationStatus.PENDING and row.lease_until != NO_LEASE:
                 yield f"operation {row.id} has a lease, but nothing is left to do"
+
+
+def _unheld_faults(tx: Connection, expiries: Sequence[Row[Any]]) -> Iterator[str]:
+    """An expiry ends the hold of its payment, and has its id from there."""
+    rows = tx.execute(select(payments).where(payments.c.id.in_({row.payment_id for row in expiries})))
+    held = {row.id for row in rows if _was_held(row)}
+    for row in expiries:
+        if row.payment_id not in held or row.id != expiry_id_of(row.payment_id):
+            yield f"operation {row.id} was inserted: it ends no hold"

@@ -24,6 +24,9 @@ CHAIN_START = "0" * 64
 SUCCEEDED = "ok"
 """The result of what was done; a refusal's result is its reason."""
 
+BEGUN = "begun"
+"""The result of what has none yet: another record tells of its end."""
+
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 

@@ -359,20 +359,27 @@ class _Batch:
 
     def move(self, movement: Movement) -> Moved:
         """Credit or debit a wallet, or answer what was answered to the same reference or key before."""
-        key_id, group_id = movement.key_id, movement.group_id
-        key = self.keys.get(key_id) if key_id is not None else None
+        key, group_id = self.keys.get(movement.key_id or ""), movement.group_id
         if key is not None and key.group_id != group_id:
             return Moved(_reused("Idempotency-Key", "reference"), replayed=False)
-        stored, replayed = self.groups.get(group_id), True
+        stored = self.groups.get(group_id)
         if stored is None:
-            stored, replayed = self._decide_movement(movement, group_id), False
-        elif (name := _differing_name(stored.body, _movement_body(movement), _MOVEMENT_NAMES)) is not None:
+            return Moved(_movement_answer(self._decide_movement(movement, group_id)), replayed=False)
+        if (name := _differing_name(stored.body, _movement_body(movement), _MOVEMENT_NAMES)) is not None:
             return Moved(_reused("reference", name), replayed=False)
-        if key is None and key_id is not None and movement.idempotency_key is not None:
-            new_key = StoredKey(key_id, movement.caller.subject, movement.idempotency_key, group_id, self.now)
-            self.keys[key_id] = new_key
-            self.new_keys.append(new_key)
-        return Moved(_movement_answer(stored), replayed)
+        if told := self._store_key(movement):
+            self.audit.append(AuditRecord.of(movement.caller, "wallet.add_key", movement.request.customer_id, **told))
+        return Moved(_movement_answer(stored), replayed=True)
+
+    def _store_key(self, movement: Movement) -> dict[str, Any]:
+        """Keep the key of a movement, if it has one that is not known; returns what the audit tells of it."""
+        key_id = movement.key_id
+        if key_id is None or movement.idempotency_key is None or key_id in self.keys:
+            return {}
+        key = StoredKey(key_id, movement.caller.subject, movement.idempotency_key, movement.group_id, self.now)
+        self.keys[key_id] = key
+        self.new_keys.append(key)
+        return {"key": key_id, "keyDigest": digest(store.key_row(key))}
 
     def _decide_movement(self, movement: Movement, group_id: str) -> StoredGroup:
         request = movement.request
@@ -395,6 +402,7 @@ class _Batch:
             reference=request.reference,
             amount=request.amount,
             currency=request.currency,
+            **self._store_key(movement),
         )
         return stored
 
@@ -593,7 +601,7 @@ class _Batch:
     def _record(self, caller: Caller, action: str, subject: str, stored: StoredGroup, **detail: Any) -> None:
         """Audit the outcome of an order; ``outcome`` is the verdict where it was refused.
 
-        The digests are those of the group's row and of its transfers'; ``verify`` looks for them.
+        The digests are those of the group's row and of its transfers'; ``verify`` looks for them, and for the key's.
         """
         rows = self.new_transfers.pop(stored.id, [])
         self.told.append((len(self.audit), rows))

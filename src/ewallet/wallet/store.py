@@ -160,7 +160,6 @@ keys = table(
     Column("idempotency_key", KEY, nullable=False),
     Column("group_id", IDENTIFIER, nullable=False),
     Column("at", INTEGER, nullable=False),
-    Column("seal", IDENTIFIER, nullable=False),
 )
 
 audit = AuditLog(metadata, "wallet")
@@ -263,7 +262,7 @@ def groups_by_id(tx: Connection, ids: Collection[str]) -> dict[str, StoredGroup]
 
 def keys_by_id(tx: Connection, ids: Collection[str]) -> dict[str, StoredKey]:
     """Those idempotency keys that are known already."""
-    return {row[0]: StoredKey(*row[:-1]) for row in statements.rows_in(tx, keys, "id", ids)}
+    return {row[0]: StoredKey(*row) for row in statements.rows_in(tx, keys, "id", ids)}
 
 
 def holds_by_id(tx: Connection, ids: Collection[str]) -> dict[str, Hold]:
@@ -443,8 +442,12 @@ def group_row(group: StoredGroup) -> tuple[Any, ...]:
 
 def insert_keys(tx: Connection, new: Iterable[StoredKey]) -> None:
     """Store idempotency keys; one that is there already is an IntegrityError, never overwritten."""
-    rows = [sealed((key.id, key.caller, key.idempotency_key, key.group_id, key.at)) for key in new]
-    insert_rows(tx, keys, rows)
+    insert_rows(tx, keys, [key_row(key) for key in new])
+
+
+def key_row(key: StoredKey) -> tuple[Any, ...]:
+    """An idempotency key in the order of the table's columns."""
+    return key.id, key.caller, key.idempotency_key, key.group_id, key.at
 
 
 # --- reading for other services -----------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Whether the wallet's books are in order: everything is recomputed, and every row compared with what vouches for it.
 
-The audit's hash chain vouches for itself. Its records carry digests of every group and transfer, and tell which wallets
-and limits there must be. Balances are added up anew from transfers and holds. What then is left, times and versions of
-accounts, holds and keys, is sealed. Transfers and audit are read page by page; what is kept in memory grows with the
-number of accounts only.
+The audit's hash chain vouches for itself. Its records carry digests of every group, transfer and idempotency key, and
+tell which wallets and limits there must be. Balances are added up anew from transfers and holds. What then is left,
+times and versions of accounts and holds, is sealed. Transfers and audit are read page by page; what is kept in memory
+grows with the number of accounts only.
 """
 
 from collections import defaultdict
@@ -77,15 +77,14 @@ def faults(tx: Connection, seen: Seen = lambda _count: None) -> Iterator[str]:
     yield from _transfer_faults(tx, books, seen)
     yield from _hold_faults(tx, books, seen)
     yield from _account_faults(tx, books, seen, told=broken is None)
-    yield from _key_faults(tx, seen)
 
 
 # --- what the audit tells -----------------------------------------------------------------------------------------
 
 
 def _deed_faults(tx: Connection, books: _Books, seen: Seen) -> Iterator[str]:
-    """Compare every group and transfer with its audit record, and note which wallets there must be."""
-    booked, start = 0, -(2**63)
+    """Compare every group, transfer and key with its audit record, and note which wallets there must be."""
+    booked, kept, start = 0, 0, -(2**63)
     for page in pages(tx, audit.records, seen):
         deeds = [(row, _decode(row.detail)) for row in page]
         end = transfer_sequence(page[-1].sequence + 1, 0)
@@ -93,14 +92,16 @@ def _deed_faults(tx: Connection, books: _Books, seen: Seen) -> Iterator[str]:
         bookings = {row.sequence: detail for row, detail in deeds if "digests" in detail}
         yield from _booking_faults(tx, bookings, found)
         yield from _unknown_transfers(found.values())
+        new_keys = {detail["key"]: (row.sequence, detail["keyDigest"]) for row, detail in deeds if "key" in detail}
+        yield from _key_faults(tx, new_keys)
         for row, detail in deeds:
             _note(books, row, detail)
         expired = {row.subject: HoldState.EXPIRED for row in page if row.action == "wallet.expire_hold"}
         yield from _hold_state_faults(tx, expired)
-        booked, start = booked + len(bookings), end
+        booked, kept, start = booked + len(bookings), kept + len(new_keys), end
     yield from _unknown_transfers(_transfers_between(tx, start, 2**63 - 1))
-    if count(tx, groups) != booked:
-        yield from _unknown_groups(tx, seen)
+    if (count(tx, groups), count(tx, keys)) != (booked, kept):
+        yield from _unknown_rows(tx, seen)
 
 
 def _transfers_between(tx: Connection, start: int, end: int) -> Sequence[Row[Any]]:
@@ -135,13 +136,26 @@ def _unknown_transfers(rows: Iterable[Row[Any]]) -> Iterator[str]:
         yield f"transfer {row.id} at {row.sequence} was inserted: no audit record tells of it"
 
 
-def _unknown_groups(tx: Connection, seen: Seen) -> Iterator[str]:
-    """Name the groups that no audit record tells of. There are some, so this once all ids are kept in memory."""
-    told = {_decode(row.detail).get("group") for page in pages(tx, audit.records, seen) for row in page}
-    for page in pages(tx, groups, seen):
-        for row in page:
-            if row.id not in told:
-                yield f"group {row.id} was inserted: no audit record tells of it"
+def _key_faults(tx: Connection, new_keys: Mapping[str, tuple[int, str]]) -> Iterator[str]:
+    """Compare keys with the numbers and the digests of the records that tell of them."""
+    key_by_id = {row[0]: row for row in statements.rows_in(tx, keys, "id", new_keys)}
+    for key_id, (number, written) in new_keys.items():
+        key = key_by_id.get(key_id)
+        if key is None:
+            yield f"idempotency key {key_id} is missing: audit record {number} tells of it"
+        elif digest(key) != written:
+            yield f"idempotency key {key_id} is not what audit record {number} tells"
+
+
+def _unknown_rows(tx: Connection, seen: Seen) -> Iterator[str]:
+    """Name the groups and keys that no audit record tells of. There are some, so this once all ids are kept."""
+    details = (_decode(row.detail) for page in pages(tx, audit.records, seen) for row in page)
+    told = {(name, detail.get(name)) for detail in details for name in ("group", "key")}
+    for table, name, noun in ((groups, "group", "group"), (keys, "key", "idempotency key")):
+        for page in pages(tx, table, seen):
+            for row in page:
+                if (name, row.id) not in told:
+                    yield f"{noun} {row.id} was inserted: no audit record tells of it"
 
 
 def _note(books: _Books, row: Row[Any], detail: dict[str, Any]) -> None:
@@ -195,9 +209,9 @@ def _transfer_faults(tx: Connection, books: _Books, seen: Seen) -> Iterator[str]
                 case Kind.PENDING:
                     states.setdefault(row.id, None)
                 case Kind.POST:
-                    states[row.pending_id] = HoldState.POSTED
+                    states[str(row.pending_id)] = HoldState.POSTED  # one that was erased is a hold that is missing
                 case Kind.VOID:
-                    states[row.pending_id] = HoldState.VOIDED
+                    states[str(row.pending_id)] = HoldState.VOIDED
             if row.kind in (Kind.POSTED, Kind.POST):
                 books.sums[row.debit_account].debits_posted += row.amount
                 books.sums[row.credit_account].credits_posted += row.amount
@@ -249,7 +263,7 @@ def _hold_faults(tx: Connection, books: _Books, seen: Seen) -> Iterator[str]:
                 books.sums[row.credit_account].credits_pending += row.amount
 
 
-# --- accounts and keys --------------------------------------------------------------------------------------------
+# --- accounts -----------------------------------------------------------------------------------------------------
 
 
 def _account_faults(tx: Connection, books: _Books, seen: Seen, *, told: bool) -> Iterator[str]:
@@ -308,13 +322,3 @@ def _sum_faults(account: Account, added_up: _Sums) -> Iterator[str]:
             f"account {account.id} holds {account.debits_pending} and is promised {account.credits_pending}, "
             f"its holds add up to {added_up.debits_pending} and {added_up.credits_pending}"
         )
-
-
-def _key_faults(tx: Connection, seen: Seen) -> Iterator[str]:
-    for page in pages(tx, keys, seen):
-        known = {row[0] for row in statements.rows_in(tx, groups, "id", {r.group_id for r in page}, columns=("id",))}
-        for row in page:
-            if not seal_is_whole(row):
-                yield f"idempotency key {row.id} is not what was written"
-            if row.group_id not in known:
-                yield f"idempotency key {row.id} belongs to group {row.group_id}, which is missing"

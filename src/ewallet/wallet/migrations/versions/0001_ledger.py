@@ -134,7 +134,6 @@ def upgrade() -> None:
         Column("idempotency_key", KEY, nullable=False),
         Column("group_id", IDENTIFIER, nullable=False),
         Column("at", INTEGER, nullable=False),
-        Column("seal", IDENTIFIER, nullable=False),
     )
     table(
         "wallet_audit",
