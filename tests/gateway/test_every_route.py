@@ -30,6 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ANYONE = None
 ADMIN = frozenset({Role.ADMIN})
 PAYER = frozenset({Role.CUSTOMER})
+MERCHANT = frozenset({Role.MERCHANT})
 PAYEE = frozenset({Role.MERCHANT, Role.ADMIN})
 
 MONEY_MOVES = {
@@ -99,6 +100,17 @@ CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
     "GET /notification": (ANY_USER, set()),
     "POST /notification/{notificationId}/read": (ANY_USER, set()),
     "GET /notification/stream": (ANY_USER, set()),
+    "POST /notification/webhooks": (MERCHANT, {Reason.INVALID_STATE}),
+    "GET /notification/webhooks": (MERCHANT, set()),
+    "GET /notification/webhooks/{webhookId}": (MERCHANT, set()),
+    "PUT /notification/webhooks/{webhookId}": (MERCHANT, set()),
+    "DELETE /notification/webhooks/{webhookId}": (MERCHANT, set()),
+    "POST /notification/webhooks/{webhookId}/enable": (MERCHANT, set()),
+    "POST /notification/webhooks/{webhookId}/disable": (MERCHANT, set()),
+    "POST /notification/webhooks/{webhookId}/rotate-secret": (MERCHANT, set()),
+    "POST /notification/webhooks/{webhookId}/test": (MERCHANT, {Reason.INVALID_STATE}),
+    "GET /notification/webhooks/{webhookId}/deliveries": (MERCHANT, set()),
+    "POST /notification/webhooks/{webhookId}/deliveries/{deliveryId}/redeliver": (MERCHANT, {Reason.INVALID_STATE}),
     "GET /health/live": (ANYONE, set()),
     "GET /health/ready": (ANYONE, set()),
     "GET /metrics": (ANYONE, set()),
@@ -128,7 +140,7 @@ class Running:
     async def call(self, call: str, token: str | None, **more_headers: str) -> httpx2.Response:
         """Try a call on something that is not there, with an empty body where it takes one."""
         method, path = call.split()
-        for name in ("customerId", "transactionId", "notificationId"):
+        for name in ("customerId", "transactionId", "notificationId", "webhookId", "deliveryId"):
             path = path.replace(f"{{{name}}}", "usr_00000000000000000000000000")
         headers = {"Authorization": f"Bearer {token}", **more_headers} if token else more_headers
         body: dict[str, str] | None = {} if "requestBody" in self.operations()[call] else None

@@ -23,7 +23,8 @@ ROOMS_OF_ONE_SERVICE = {
     ("gateway", "static"),  # the docs page, which must work without internet access
     ("payment", "saga.py"),  # the steps that carry money, apart from what can be asked for
     ("payment", "reconcile.py"),  # payments and the wallet's groups, compared and put right
-    ("notification", "senders.py"),  # the ways out of the platform: webhooks and e-mail
+    ("notification", "senders"),  # the ways out of the platform
+    ("notification", "webhooks.py"),  # merchants' endpoints, apart from the inboxes
 }
 
 

@@ -171,6 +171,14 @@ async def test_the_document_names_what_users_see_and_nothing_internal(platform: 
         "/notification",
         "/notification/stream",
         "/notification/{notificationId}/read",
+        "/notification/webhooks",
+        "/notification/webhooks/{webhookId}",
+        "/notification/webhooks/{webhookId}/enable",
+        "/notification/webhooks/{webhookId}/disable",
+        "/notification/webhooks/{webhookId}/rotate-secret",
+        "/notification/webhooks/{webhookId}/test",
+        "/notification/webhooks/{webhookId}/deliveries",
+        "/notification/webhooks/{webhookId}/deliveries/{deliveryId}/redeliver",
     }
     stream = document["paths"]["/notification/stream"]["get"]
     assert list(stream["responses"]["200"]["content"]) == ["text/event-stream"]

@@ -14,7 +14,7 @@ from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, system_clock
 from ewallet.kernel.errors import Refusal
 from ewallet.notification import service as service_module
 from ewallet.notification.messages import Notification
-from ewallet.notification.senders import STREAMS_PER_USER
+from ewallet.notification.senders.streams import STREAMS_PER_USER
 from ewallet.notification.service import NotificationService
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.http.streams import EndingStreams

@@ -7,7 +7,7 @@ from sqlalchemy import event
 
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import Refusal
-from ewallet.notification.senders import Listener, Listeners
+from ewallet.notification.senders.streams import Listener, Listeners
 from ewallet.notification.service import NotificationService
 from ewallet.notification.worker import Watch
 from ewallet.plumbing.database import Database

@@ -97,11 +97,13 @@ def payment_event(
     )
 
 
-def new_house(database_url: str) -> House[NotificationService]:
+def new_house(database_url: str, **settings: Any) -> House[NotificationService]:
     """A migrated notification service; its database closes with its application's lifespan."""
     migrate("notification", database_url)
     return create_app(
-        Settings(notification_database_url=database_url), verifier=verifier(), internal_secret=INTERNAL_SECRET
+        Settings(notification_database_url=database_url, **settings),
+        verifier=verifier(),
+        internal_secret=INTERNAL_SECRET,
     )
 
 

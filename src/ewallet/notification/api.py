@@ -3,16 +3,30 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from litestar import Request, get, post
+from litestar import Request, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
+from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
-from ewallet.kernel.errors import unwrap
+from ewallet.kernel.errors import Reason, unwrap
 from ewallet.notification.client import DELIVERY_PATH
-from ewallet.notification.messages import Delivery, Notification, NotificationList, Receipt
+from ewallet.notification.messages import (
+    Delivery,
+    NewWebhook,
+    Notification,
+    NotificationList,
+    Receipt,
+    Webhook,
+    WebhookDelivery,
+    WebhookDeliveryList,
+    WebhookList,
+    WebhookOrder,
+    WebhookSecret,
+)
 from ewallet.notification.service import NotificationService
+from ewallet.notification.webhooks import Webhooks
 from ewallet.plumbing.http.contract import (
     ANY_USER,
     DEFAULT_LIMIT,
@@ -39,8 +53,15 @@ LastEventId = Annotated[
 ]
 
 
-def routes(service: NotificationService) -> list[HTTPRouteHandler]:
+MERCHANT = frozenset({Role.MERCHANT})
+
+
+def routes(service: NotificationService, webhooks: Webhooks) -> list[HTTPRouteHandler]:
     """Every endpoint of notification."""
+    return [*_inbox_routes(service), *_webhook_routes(webhooks), *_delivery_routes(webhooks)]
+
+
+def _inbox_routes(service: NotificationService) -> list[HTTPRouteHandler]:
 
     @get("/notification", **protected(ANY_USER))
     async def list_notifications(
@@ -74,6 +95,93 @@ def routes(service: NotificationService) -> list[HTTPRouteHandler]:
         return Receipt(undeliverable=list(await service.deliver(data.events)))
 
     return [list_notifications, mark_notification_read, stream_notifications, deliver_events]
+
+
+def _webhook_routes(webhooks: Webhooks) -> list[HTTPRouteHandler]:
+    @post("/notification/webhooks", **protected(MERCHANT, Reason.INVALID_STATE))
+    async def create_webhook(request: Request[Any, Any, Any], data: JSONBody[WebhookOrder]) -> NewWebhook:
+        """Have the caller's events posted to a URL, signed as the Standard Webhooks specification says."""
+        return unwrap(await webhooks.create(caller_of(request), data))
+
+    @get("/notification/webhooks", **protected(MERCHANT))
+    async def list_webhooks(
+        request: Request[Any, Any, Any], limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    ) -> WebhookList:
+        """The caller's endpoints, newest first."""
+        return await webhooks.listed(caller_of(request), limit=limit, cursor=cursor)
+
+    @get("/notification/webhooks/{webhook_id:str}", **protected(MERCHANT))
+    async def get_webhook(request: Request[Any, Any, Any], webhook_id: FromPath[str]) -> Webhook:
+        """One of the caller's endpoints."""
+        return unwrap(await webhooks.get(caller_of(request), webhook_id))
+
+    @put("/notification/webhooks/{webhook_id:str}", **protected(MERCHANT))
+    async def replace_webhook(
+        request: Request[Any, Any, Any], webhook_id: FromPath[str], data: JSONBody[WebhookOrder]
+    ) -> Webhook:
+        """Give an endpoint another URL and other events; what is pending goes there, too."""
+        return unwrap(await webhooks.replace(caller_of(request), webhook_id, data))
+
+    @delete("/notification/webhooks/{webhook_id:str}", **protected(MERCHANT))
+    async def delete_webhook(request: Request[Any, Any, Any], webhook_id: FromPath[str]) -> None:
+        """Forget an endpoint with its secret and its deliveries."""
+        unwrap(await webhooks.remove(caller_of(request), webhook_id))
+
+    @post("/notification/webhooks/{webhook_id:str}/enable", status_code=200, **protected(MERCHANT))
+    async def enable_webhook(request: Request[Any, Any, Any], webhook_id: FromPath[str]) -> Webhook:
+        """Let an endpoint hear of what happens from now on."""
+        return unwrap(await webhooks.enable(caller_of(request), webhook_id))
+
+    @post("/notification/webhooks/{webhook_id:str}/disable", status_code=200, **protected(MERCHANT))
+    async def disable_webhook(request: Request[Any, Any, Any], webhook_id: FromPath[str]) -> Webhook:
+        """Send nothing more to an endpoint, and cancel what is pending."""
+        return unwrap(await webhooks.disable(caller_of(request), webhook_id))
+
+    @post("/notification/webhooks/{webhook_id:str}/rotate-secret", status_code=200, **protected(MERCHANT))
+    async def rotate_webhook_secret(request: Request[Any, Any, Any], webhook_id: FromPath[str]) -> WebhookSecret:
+        """A new secret, shown this once; for a day everything is signed with both."""
+        return unwrap(await webhooks.rotate_secret(caller_of(request), webhook_id))
+
+    return [
+        create_webhook,
+        list_webhooks,
+        get_webhook,
+        replace_webhook,
+        delete_webhook,
+        enable_webhook,
+        disable_webhook,
+        rotate_webhook_secret,
+    ]
+
+
+def _delivery_routes(webhooks: Webhooks) -> list[HTTPRouteHandler]:
+    @post("/notification/webhooks/{webhook_id:str}/test", status_code=202, **protected(MERCHANT, Reason.INVALID_STATE))
+    async def test_webhook(request: Request[Any, Any, Any], webhook_id: FromPath[str]) -> WebhookDelivery:
+        """Send the event `webhook.test` to an endpoint; the deliveries tell what has become of it."""
+        return unwrap(await webhooks.test(caller_of(request), webhook_id))
+
+    @get("/notification/webhooks/{webhook_id:str}/deliveries", **protected(MERCHANT))
+    async def list_webhook_deliveries(
+        request: Request[Any, Any, Any],
+        webhook_id: FromPath[str],
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> WebhookDeliveryList:
+        """What was and will be sent to an endpoint, newest first."""
+        return unwrap(await webhooks.deliveries(caller_of(request), webhook_id, limit=limit, cursor=cursor))
+
+    @post(
+        "/notification/webhooks/{webhook_id:str}/deliveries/{delivery_id:str}/redeliver",
+        status_code=202,
+        **protected(MERCHANT, Reason.INVALID_STATE),
+    )
+    async def redeliver_webhook(
+        request: Request[Any, Any, Any], webhook_id: FromPath[str], delivery_id: FromPath[str]
+    ) -> WebhookDelivery:
+        """Send a delivery again at once, whatever had become of it."""
+        return unwrap(await webhooks.redeliver(caller_of(request), webhook_id, delivery_id))
+
+    return [test_webhook, list_webhook_deliveries, redeliver_webhook]
 
 
 async def _token_end(request: Request[Any, Any, Any]) -> int:

@@ -1,17 +1,24 @@
-"""Notification put together: its database, its use cases, its watch over other processes, its HTTP side."""
+"""Notification put together: its database, its use cases, its background work, its HTTP side."""
 
+import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 
 from litestar import Litestar
 
 from ewallet.kernel.clock import Clock, system_clock
+from ewallet.kernel.ids import new_id
+from ewallet.notification import store
 from ewallet.notification.api import routes
+from ewallet.notification.domain.endpoints import AddressRules
+from ewallet.notification.senders.outside import Outside, system_resolver
+from ewallet.notification.senders.webhooks import WebhookSender
 from ewallet.notification.service import NotificationService
-from ewallet.notification.worker import PAUSE_SECONDS, Watch
+from ewallet.notification.webhooks import Webhooks
+from ewallet.notification.worker import PAUSE_SECONDS, PROLONG_SECONDS, Dispatcher, Watch
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.http.application import House, service_application
-from ewallet.plumbing.settings import Settings
+from ewallet.plumbing.settings import Settings, SettingsError
 from ewallet.plumbing.tokens import Verifier
 from ewallet.plumbing.worker import run_forever, working
 
@@ -19,23 +26,63 @@ from ewallet.plumbing.worker import run_forever, working
 def create_app(
     settings: Settings, *, verifier: Verifier, internal_secret: str, clock: Clock = system_clock
 ) -> House[NotificationService]:
-    """Notification on its migrated database, which closes with the application's lifespan."""
+    """Notification on its migrated database, which closes with the application's lifespan.
+
+    SettingsError: what may be called outside cannot be understood.
+    """
+    outside = Outside(_address_rules(settings), system_resolver())
     database = open_database(settings.database_url("notification"), "notification")
     service = NotificationService(database, clock=clock)
     watch = Watch(database, service.listeners)
+    sender = WebhookSender(outside, per_second=settings.webhook_rate_per_host, clock=clock)
+    dispatcher = Dispatcher(
+        database,
+        {store.WEBHOOK: sender},
+        owner=new_id("own", clock()),
+        clock=clock,
+        random_below=secrets.randbelow,
+        wake=service.deliveries_added,
+    )
+    webhooks = Webhooks(
+        database,
+        outside,
+        clock=clock,
+        plain_http=settings.environment == "development",
+        deliveries_added=service.deliveries_added.set,
+    )
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
         with closing(database):
-            async with working(run_forever("notification-watch", watch.run_once, pause_seconds=PAUSE_SECONDS)):
+            async with (
+                aclosing(sender),
+                aclosing(dispatcher),
+                working(
+                    run_forever("notification-watch", watch.run_once, pause_seconds=PAUSE_SECONDS),
+                    run_forever(
+                        "notification-dispatch",
+                        dispatcher.run_once,
+                        pause_seconds=PAUSE_SECONDS,
+                        wake=service.deliveries_added,
+                    ),
+                    run_forever("notification-leases", dispatcher.prolong, pause_seconds=PROLONG_SECONDS),
+                ),
+            ):
                 yield
 
     application = service_application(
         name="notification",
-        routes=routes(service),
+        routes=routes(service, webhooks),
         verifier=verifier,
         internal_secret=internal_secret,
         lifespan=[lifespan],
         ready=database.ping,
     )
     return House("notification", service, application)
+
+
+def _address_rules(settings: Settings) -> AddressRules:
+    try:
+        return AddressRules.parse(settings.webhook_allowed_addresses)
+    except ValueError as error:
+        raise SettingsError(f"EWALLET_WEBHOOK_ALLOWED_ADDRESSES is wrong: {error}.") from error

@@ -1,8 +1,9 @@
 """What crosses notification's door: the inbox as its owner sees it, and the events that other services hand over."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from ewallet.plumbing.outbox import Event, Undeliverable
 
@@ -23,6 +24,79 @@ class NotificationList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     """A page of an inbox, newest first."""
 
     items: list[Notification]
+    next_cursor: str | None
+
+
+# --- webhooks -----------------------------------------------------------------------------------------------------
+
+Url = Annotated[str, Meta(min_length=1, max_length=2048, description="https, on the public internet")]
+EventNames = Annotated[
+    list[Annotated[str, Meta(max_length=64)]],
+    Meta(min_length=1, max_length=50, description="for example `payment.succeeded`; left out: every event"),
+]
+
+
+class WebhookOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Where a merchant's events are to be posted."""
+
+    url: Url
+    events: EventNames | None = None
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An endpoint: ``ENABLED``, ``DISABLED`` by its owner, or ``GONE`` since it answered 410. ``events`` null: all."""
+
+    webhook_id: str
+    url: str
+    events: list[str] | None
+    status: str
+    created_at: str
+    updated_at: str
+
+
+class NewWebhook(Webhook, frozen=True, kw_only=True, rename="camel"):
+    """An endpoint with the secret that signs what it gets, shown this once."""
+
+    secret: str
+
+
+class WebhookList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The caller's endpoints, newest first."""
+
+    items: list[Webhook]
+    next_cursor: str | None
+
+
+class WebhookSecret(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A new secret, shown this once. Until the time given, everything is signed with the one before, too."""
+
+    webhook_id: str
+    secret: str
+    previous_valid_until: str
+
+
+class WebhookDelivery(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One event on its way to one endpoint: ``PENDING``, ``DELIVERED``, ``DEAD`` (given up) or ``CANCELLED``.
+
+    ``eventId`` is the ``webhook-id`` of the request, equal at every attempt.
+    """
+
+    delivery_id: str
+    event_id: str
+    event: str
+    status: str
+    attempts: int
+    next_attempt_at: str | None
+    response_status: int | None
+    error: str | None
+    created_at: str
+    updated_at: str
+
+
+class WebhookDeliveryList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What was and will be sent to an endpoint, newest first."""
+
+    items: list[WebhookDelivery]
     next_cursor: str | None
 
 

@@ -15,9 +15,10 @@ from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
 from ewallet.kernel.errors import Refusal, invalid, not_found
 from ewallet.kernel.ids import derived_id, is_id
 from ewallet.notification import store
-from ewallet.notification.domain import Unrenderable, render
+from ewallet.notification.domain.words import Unrenderable, render
 from ewallet.notification.messages import Notification, NotificationList
-from ewallet.notification.senders import Listener, Listeners
+from ewallet.notification.senders.streams import Listener, Listeners
+from ewallet.notification.webhooks import new_deliveries
 from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database, DatabaseUnavailable
@@ -35,20 +36,26 @@ Position = tuple[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
 """Where a page of the inbox ends: a place in the sequence."""
 
 
+_Telling = tuple[Event, Sequence[store.NewNotification]]
+"""An event with what its recipients are told of it."""
+
+
 class NotificationService:
     """The inboxes and their streams; satisfies ``NotificationClient`` for services in this process."""
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._batcher: Batcher[Sequence[store.NewNotification], None] = Batcher(database, _add)
+        self._batcher: Batcher[_Telling, bool] = Batcher(database, self._tell)
         self.listeners = Listeners()
+        self.deliveries_added = asyncio.Event()
+        """Set when something is to be sent out of the platform."""
 
     async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
         """Tell each recipient of each event once, however often it is handed over; see ``NotificationClient``."""
         undeliverable: list[Undeliverable] = []
         waiting_keys: set[str] = set()
-        taken: list[tuple[Event, asyncio.Future[None]]] = []
+        taken: list[tuple[Event, asyncio.Future[bool]]] = []
         for event in events:
             if event.ordering_key in waiting_keys:
                 undeliverable.append(Undeliverable.behind(event))
@@ -60,8 +67,10 @@ class NotificationService:
                 undeliverable.append(Undeliverable(event.id, str(error)))
         outcomes = await asyncio.gather(*(stored for _, stored in taken), return_exceptions=True)
         for (event, _), outcome in zip(taken, outcomes, strict=True):
-            if outcome is None:
+            if isinstance(outcome, bool):
                 self.listeners.wake(event.recipients)
+                if outcome:
+                    self.deliveries_added.set()
             elif isinstance(outcome, DataError | IntegrityError):
                 # What the sender should never have written, an id too long for example. A full disk is another thing.
                 undeliverable.append(Undeliverable(event.id, str(outcome.orig)))
@@ -71,14 +80,14 @@ class NotificationService:
                 raise outcome  # whoever handed the events over does so again, and nobody is told twice
         return undeliverable
 
-    def _enqueue(self, event: Event) -> asyncio.Future[None]:
+    def _enqueue(self, event: Event) -> asyncio.Future[bool]:
         """Have an event's notifications stored, in the trace of what caused it. Unrenderable: not in words."""
         notifications = _notifications(event)
         span = tracing.begun(
             "notification", "notification.store", parent=event.trace, links=(tracing.here(),), kind=SpanKind.CONSUMER
         )
         with tracing.within(span):
-            stored = self._batcher.enqueue(notifications)
+            stored = self._batcher.enqueue((event, notifications))
         if span is not None:
             stored.add_done_callback(lambda _: span.end())
         return stored
@@ -123,6 +132,16 @@ class NotificationService:
             return listener
         return self._follow(caller.subject, listener, place, until)
 
+    def _tell(self, tx: Connection, tellings: Sequence[_Telling]) -> Sequence[bool]:
+        """Store what is new, with what leaves the platform because of it; whether any of that is an event's."""
+        new = store.add(tx, [notification for _, notifications in tellings for notification in notifications])
+        told = {(event.id, note.user_id) for event, notes in tellings for note in notes if note.id in new}
+        events = {event.id: event for event, _ in tellings}
+        leaving = new_deliveries(tx, events.values(), told, self._clock()) if told else []
+        store.add_deliveries(tx, leaving)
+        failpoints.reached("notification.batch.written")
+        return [bool(leaving)] * len(tellings)
+
     async def _follow(
         self, user_id: str, listener: Listener, place: int, until: int
     ) -> AsyncIterator[Notification | None]:
@@ -139,12 +158,6 @@ class NotificationService:
                     yield None
         finally:
             self.listeners.close(user_id, listener)
-
-
-def _add(tx: Connection, events: Sequence[Sequence[store.NewNotification]]) -> Sequence[None]:
-    store.add(tx, [notification for notifications in events for notification in notifications])
-    failpoints.reached("notification.batch.written")
-    return [None] * len(events)
 
 
 def _notifications(event: Event) -> list[store.NewNotification]:

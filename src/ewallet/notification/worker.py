@@ -1,15 +1,33 @@
-"""Notices what other processes have stored, so that one small read a second serves all streams of this one."""
+"""Background work of notification: noticing what other processes have stored, and sending what leaves the platform."""
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Row
+
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
+from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 from ewallet.notification import store
-from ewallet.notification.senders import Listeners
+from ewallet.notification.domain.deliveries import JITTER_PARTS, Outcome, State, Verdict, after
+from ewallet.notification.senders import Parcel, Sender
+from ewallet.notification.senders.streams import Listeners
+from ewallet.notification.webhooks import close_gone, parcel_of
+from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
+from ewallet.plumbing.telemetry import DELIVERIES, WORKER_ERRORS
+
+log = structlog.get_logger()
 
 PAUSE_SECONDS = 1.0
-"""How late a stream may be when another process stored the notification; this process wakes its own at once."""
+"""How late a stream may be when another process stored the notification, or a delivery's second attempt; this process
+wakes its own streams and sends its own deliveries at once."""
 
 
 class Watch:
-    """Wakes the streams of users whose inbox has grown."""
+    """Wakes the streams of users whose inbox has grown, so that one small read a second serves all of this process."""
 
     def __init__(self, database: Database, listeners: Listeners) -> None:
         self._database = database
@@ -30,3 +48,142 @@ class Watch:
         users = listening if seen is None else await self._database.reading(lambda tx: store.users_after(tx, seen))
         self._listeners.wake(users)
         return len(users)
+
+
+LEASE_SECONDS = 5
+"""What a killed process was about to send, another one sends some six seconds later."""
+
+PROLONG_SECONDS = 1.5
+
+RECEIVERS_AT_ONCE = 500
+DELIVERIES_AT_ONCE = 16
+"""To one receiver. Each is another payment's or wallet's: what belongs together is sent one after the other."""
+
+REST_SECONDS = 2
+"""Before a receiver that took nothing of what it was sent is tried again, with its other deliveries."""
+
+
+class Dispatcher:
+    """Sends deliveries to those receivers that this process has claimed, each in a task of its own.
+
+    A receiver that is slow holds up nothing but itself. Who loses a receiver unawares, stopped past its lease, sends
+    some deliveries a second time; they have the same ids, and only one outcome is written. ``wake`` is what the loop
+    around ``run_once`` waits for.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        senders: Mapping[str, Sender],
+        *,
+        owner: str,
+        clock: Clock,
+        random_below: Callable[[int], int],
+        wake: asyncio.Event,
+    ) -> None:
+        self._database = database
+        self._senders = senders
+        self._owner = owner
+        self._clock = clock
+        self._random_below = random_below
+        self._held_until = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._batcher: Batcher[tuple[str, store.Settlement, Verdict], None] = Batcher(database, _settle)
+        self._wake = wake
+
+    async def run_once(self) -> int:
+        """Claim receivers that wait, and begin to send to them; returns how many."""
+        room, now = RECEIVERS_AT_ONCE - len(self._tasks), self._clock()
+        if room == 0 or not await self._database.reading(lambda tx: store.anybody_waits(tx, now)):
+            return 0
+        claimed = await self._database.writing(
+            lambda tx: store.claim(tx, self._owner, now=now, seconds=LEASE_SECONDS, limit=room)
+        )
+        self._hold(now)
+        for receiver, channel in claimed:
+            task = asyncio.create_task(self._look_after(receiver, channel))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return len(claimed)
+
+    async def prolong(self) -> int:
+        """Keep what is being sent to; nothing that it finds makes another round needed."""
+        if self._tasks:
+            now = self._clock()
+            await self._database.writing(lambda tx: store.prolong(tx, self._owner, now=now, seconds=LEASE_SECONDS))
+            self._hold(now)
+        return 0
+
+    async def aclose(self) -> None:
+        """Let others send at once what this process was about to."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            with suppress(OutcomeUnknown):  # then the leases run out by themselves
+                await self._database.writing(lambda tx: store.give_all_back(tx, self._owner))
+
+    def _hold(self, since: int) -> None:
+        self._held_until = since + LEASE_SECONDS * MICROSECONDS_PER_SECOND
+
+    async def _look_after(self, receiver: str, channel: str) -> None:
+        """Send until nothing is due, or nothing is taken, and give the receiver back."""
+        not_before = 0
+        try:
+            not_before = await self._send_all(receiver, channel)
+        except (OutcomeUnknown, Overloaded) as error:
+            log.warning("notification.sending_put_off", receiver=receiver, error=str(error))
+            not_before = self._after_rest()
+        except Exception:
+            WORKER_ERRORS.labels("notification-dispatch").inc()
+            log.exception("notification.sending_failed", receiver=receiver)
+            not_before = self._after_rest()
+        with suppress(OutcomeUnknown):  # then the lease runs out by itself
+            next_at = await self._database.writing(
+                lambda tx: store.give_back(tx, receiver, self._owner, not_before=not_before)
+            )
+            if next_at <= self._clock():
+                self._wake.set()
+
+    async def _send_all(self, receiver: str, channel: str) -> int:
+        """Send what is due, some at a time. Returns 0, or the time before which nothing more should be tried."""
+        while self._held_until > (now := self._clock()):
+            found = await self._database.reading(lambda tx: _due(tx, receiver, now))  # awaited in the same round
+            if not found:
+                return 0
+            verdicts = await asyncio.gather(*(self._send(channel, row, parcel) for row, parcel in found))
+            if Verdict.TAKEN not in verdicts:
+                return self._after_rest()
+        return 0
+
+    async def _send(self, channel: str, row: Row[Any], parcel: Parcel) -> Verdict:
+        """Send one delivery and write what has become of it."""
+        outcome = await self._senders[channel].send(parcel)
+        DELIVERIES.labels(channel, outcome.verdict).inc()
+        await self._batcher.submit((row.receiver, self._settlement(row, outcome), outcome.verdict))
+        return outcome.verdict
+
+    def _settlement(self, row: Row[Any], outcome: Outcome) -> store.Settlement:
+        now = self._clock()
+        progress = after(outcome, attempts=row.attempts, now=now, jitter=self._random_below(JITTER_PARTS))
+        if progress.state is State.DEAD:
+            log.error("notification.delivery_given_up", delivery=row.id, receiver=row.receiver, error=outcome.error)
+        return store.Settlement(row.sequence, progress, outcome.status, outcome.error, now)
+
+    def _after_rest(self) -> int:
+        return self._clock() + REST_SECONDS * MICROSECONDS_PER_SECOND
+
+
+def _due(tx: Connection, receiver: str, now: int) -> list[tuple[Row[Any], Parcel]]:
+    rows = store.due(tx, receiver, now, limit=DELIVERIES_AT_ONCE)
+    webhook = store.webhook(tx, receiver) if rows else None
+    return [(row, parcel_of(row, webhook, now)) for row in rows] if webhook else []
+
+
+def _settle(tx: Connection, settled: Sequence[tuple[str, store.Settlement, Verdict]]) -> Sequence[None]:
+    store.settle(tx, [settlement for _, settlement, _ in settled])
+    for receiver, settlement, verdict in settled:
+        if verdict is Verdict.GONE:
+            close_gone(tx, receiver, settlement.at)
+    return [None] * len(settled)

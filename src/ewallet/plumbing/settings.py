@@ -110,6 +110,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(ge=0),
         described("how long a service answers on after SIGTERM, no longer ready, so that proxies turn away from it"),
     ] = 5
+    webhook_allowed_addresses: Annotated[
+        str,
+        described(
+            "comma-separated networks (`127.0.0.1/32,10.0.0.0/8`) that webhooks may go to beside the public internet"
+        ),
+    ] = ""
+    webhook_rate_per_host: Annotated[Rate, described("webhooks per second to one host, 0 for no limit")] = 200
     auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
     wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""
     payment_database_url: Annotated[str, described("database of payment; empty: SQLite in the data folder")] = ""

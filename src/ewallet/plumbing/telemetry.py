@@ -63,6 +63,7 @@ RECOVERY_FAILURES = Counter(
 
 OUTBOX_DELIVERED = Counter("ewallet_outbox_delivered_total", "Events taken by notification.", ["service"])
 OUTBOX_DEAD = Counter("ewallet_outbox_dead_total", "Events given up and kept in the dead-letter list.", ["service"])
+DELIVERIES = Counter("ewallet_deliveries_total", "Attempts to deliver an event outside.", ["channel", "verdict"])
 WORKER_ERRORS = Counter("ewallet_worker_errors_total", "Rounds of background work that failed.", ["worker"])
 WORKER_LAST_SUCCESS = Gauge(
     "ewallet_worker_last_success_timestamp_seconds", "When a round of background work last went well.", ["worker"]

@@ -1,9 +1,18 @@
-"""The inbox, and the head row that orders it."""
+"""The inbox, the head row that orders it, merchants' webhooks, and what is delivered to them."""
 
 from alembic import op
 from sqlalchemy import Column, Index, MetaData, UniqueConstraint
 
-from ewallet.plumbing.schema import IDENTIFIER, INTEGER, LONG_TEXT, SHORT_TEXT, create_missing, insert_missing, table
+from ewallet.plumbing.schema import (
+    IDENTIFIER,
+    INTEGER,
+    KEY,
+    LONG_TEXT,
+    SHORT_TEXT,
+    create_missing,
+    insert_missing,
+    table,
+)
 
 revision = "notification_0001"
 down_revision = None
@@ -33,6 +42,53 @@ def upgrade() -> None:
         metadata,
         Column("id", INTEGER, primary_key=True, autoincrement=False),
         Column("sequence", INTEGER, nullable=False),
+    )
+    table(
+        "notification_webhooks",
+        metadata,
+        Column("id", IDENTIFIER, primary_key=True),
+        Column("user_id", IDENTIFIER, nullable=False),
+        Column("status", IDENTIFIER, nullable=False),
+        Column("url", LONG_TEXT, nullable=False),
+        Column("events", LONG_TEXT, nullable=True),
+        Column("secret", KEY, nullable=False),
+        Column("previous_secret", KEY, nullable=True),
+        Column("previous_secret_until", INTEGER, nullable=True),
+        Column("created_at", INTEGER, nullable=False),
+        Column("updated_at", INTEGER, nullable=False),
+        Index("notification_webhooks_by_user", "user_id", "id"),
+    )
+    table(
+        "notification_receivers",
+        metadata,
+        Column("id", IDENTIFIER, primary_key=True),
+        Column("channel", IDENTIFIER, nullable=False),
+        Column("next_at", INTEGER, nullable=False),
+        Column("owner", IDENTIFIER, nullable=False),
+        Column("until", INTEGER, nullable=False),
+        Index("notification_receivers_by_next_at", "next_at"),
+        Index("notification_receivers_by_owner", "owner"),
+    )
+    table(
+        "notification_deliveries",
+        metadata,
+        Column("sequence", INTEGER, primary_key=True, autoincrement=True),
+        Column("id", IDENTIFIER, nullable=False),
+        Column("receiver", IDENTIFIER, nullable=False),
+        Column("event_id", IDENTIFIER, nullable=False),
+        Column("event", IDENTIFIER, nullable=False),
+        Column("ordering_key", IDENTIFIER, nullable=False),
+        Column("payload", LONG_TEXT, nullable=False),
+        Column("state", IDENTIFIER, nullable=False),
+        Column("attempts", INTEGER, nullable=False),
+        Column("next_attempt_at", INTEGER, nullable=False),
+        Column("last_status", INTEGER, nullable=True),
+        Column("last_error", LONG_TEXT, nullable=True),
+        Column("created_at", INTEGER, nullable=False),
+        Column("updated_at", INTEGER, nullable=False),
+        UniqueConstraint("id", name="notification_deliveries_id"),
+        Index("notification_deliveries_by_state", "receiver", "state", "sequence"),
+        Index("notification_deliveries_by_receiver", "receiver", "sequence"),
     )
     create_missing(connection, metadata)
     insert_missing(connection, head, id=0, sequence=0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ewallet.kernel.money import DECIMALS, Money
-from ewallet.notification.domain import EVENTS, Text, Unrenderable, render
+from ewallet.notification.domain.words import EVENTS, Text, Unrenderable, render
 
 PAYER, PAYEE, OWNER, STRANGER = "usr_payer", "usr_payee", "usr_payer", "usr_stranger"
 

@@ -1,0 +1,29 @@
+"""How notifications leave the platform, beyond the inbox in the database.
+
+``streams`` tells open browsers at once. Everything else takes what the inbox has stored, by a row of its own in the
+transaction that stores it, and sends it afterwards (``worker.py``): ``webhooks`` to merchants' servers, by ``outside``,
+which never calls an address that is not public.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ewallet.notification.domain.deliveries import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What is to be delivered, and everything that its sender needs to know; ``payload`` is sent byte by byte."""
+
+    event_id: str
+    event: str
+    payload: str
+    address: str
+    secrets: tuple[str, ...]
+
+
+class Sender(Protocol):
+    """One channel out of the platform."""
+
+    async def send(self, parcel: Parcel) -> Outcome:
+        """Try once, within a bounded time. Raises nothing that an address or its owner could cause."""
