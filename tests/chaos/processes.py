@@ -43,7 +43,10 @@ class Launcher:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asdict(start)) + "\n")
         self._process.stdin.flush()
-        return os.pidfd_open(int(self._process.stdout.readline()))
+        descriptor = os.pidfd_open(int(self._process.stdout.readline()))
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return descriptor
 
     def run(self, start: Start) -> tuple[bool, str]:
         """Run a command to its end; whether it ended well, and what it printed."""
