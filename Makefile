@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
-CODE := $(wildcard src tests bench)
+CODE := $(wildcard src tests bench deploy)
 
 # Stamps: pip runs only when what it would install has changed, so that a second start costs nothing.
 RUN_INSTALLED := .venv/.run-installed
@@ -35,7 +35,7 @@ demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
 	@$(BIN)/ewallet demo
 
 .PHONY: test
-test: $(DEV_INSTALLED) mariadb curl compiler check ## Run every check and every test, with coverage
+test: $(DEV_INSTALLED) mariadb curl compiler promtool check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov --numprocesses auto --dist loadfile
 
 # make bench WRITE=1 SECONDS_EACH=20
@@ -140,6 +140,10 @@ mariadb:
 .PHONY: curl
 curl:
 	@command -v curl >/dev/null || tools/install-packages curl
+
+.PHONY: promtool
+promtool:
+	@command -v promtool >/dev/null || tools/install-packages prometheus
 
 .PHONY: compiler
 compiler:

@@ -427,6 +427,31 @@ async def test_metrics_count_requests_by_their_route(client: httpx2.AsyncClient)
     assert 'ewallet_requests_total{method="GET",route="/payment",service="gateway",status="200"}' in metrics.text
 
 
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for", "status"),
+    [
+        ("10.1.2.3", None, 200),
+        ("::1", None, 200),
+        ("1.1.1.1", None, 404),
+        ("::ffff:1.1.1.1", None, 404),
+        ("2606:4700:4700::1111", None, 404),
+        ("1.1.1.1", "10.1.2.3", 404),
+        ("192.0.2.7", "1.1.1.1", 404),
+        ("192.0.2.7", "1.1.1.1, 10.1.2.3", 200),
+        ("192.0.2.7", "nobody", 404),
+    ],
+)
+async def test_metrics_are_shown_to_no_public_address(
+    small_service: SmallService, peer: str, forwarded_for: str | None, status: int
+) -> None:
+    """What the books hold is nobody's business; a client cannot talk itself in, and a proxy lets nobody in unawares."""
+    gateway = new_gateway(direct_backends(small_service), trusted_proxies="192.0.2.7")
+    async with client_of(gateway, peer) as client:
+        answer = await client.get("/metrics", headers={"X-Forwarded-For": forwarded_for} if forwarded_for else {})
+
+    assert answer.status_code == status
+
+
 @pytest.mark.parametrize("reason", Reason)
 async def test_every_problem_has_a_page_for_people_and_one_for_programs(
     client: httpx2.AsyncClient, reason: Reason

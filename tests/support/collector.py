@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 @dataclass(frozen=True)
 class Span:
-    """A span as it came over the wire; ``program`` and ``scope`` say who made it, ``text`` all that it says in words."""
+    """A span as it came over the wire. ``program`` and ``scope`` say who made it, ``text`` is all that it says."""
 
     program: str
     scope: str

@@ -177,9 +177,9 @@ def routes(service: GatewayService) -> list[HTTPRouteHandler]:
         return Response(readiness, status_code=status_of_state(readiness.status))
 
     @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False, **public())
-    def metrics() -> Response[bytes]:
-        """What this process counts, for Prometheus."""
-        return metrics_page()
+    def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """What this process counts, for Prometheus; a public address finds nothing here."""
+        return metrics_page(request)
 
     @get("/openapi.json", **public())
     async def openapi() -> dict[str, Any]:

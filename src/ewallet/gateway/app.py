@@ -43,6 +43,7 @@ def create_app(
         verifier=verifier,
         internal_secret=internal_secret,
         lifespan=[*lifespan, closing],
+        trusted_proxies=trusted_proxies(settings.trusted_proxies),
     )
     doors[GATEWAY] = DirectBackend(own)
     front = Front(

@@ -1,6 +1,7 @@
 """Whose request it is, as far as the network knows."""
 
 from collections.abc import Collection
+from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeAlias
 
 from litestar.types import Scope
@@ -38,3 +39,15 @@ def address_of(scope: Scope, trusted: TrustedProxies) -> str:
     if peer not in trusted:
         return peer
     return next((address for address in reversed(forwarded_chain(scope)) if address not in trusted), peer)
+
+
+def is_ours(address: str) -> bool:
+    """Whether an address is of this machine or of a private network; that of a Unix socket, which is empty, is."""
+    if not address:
+        return True
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return not (mapped or parsed).is_global

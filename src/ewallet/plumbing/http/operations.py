@@ -10,7 +10,9 @@ from litestar import MediaType, Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from ewallet.kernel.errors import Reason, Refusal, Refused
 from ewallet.plumbing.database import StorageUnavailable
+from ewallet.plumbing.http.addresses import address_of, is_ours
 from ewallet.plumbing.http.contract import public
 
 log = structlog.get_logger()
@@ -53,8 +55,8 @@ def operations(check: Check) -> Sequence[HTTPRouteHandler]:
         return Response(Ready(state), status_code=status_of_state(state))
 
     @get("/metrics", media_type=MediaType.TEXT, sync_to_thread=False, include_in_schema=False, **public())
-    def metrics() -> Response[bytes]:
-        return metrics_page()
+    def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+        return metrics_page(request)
 
     return [health_live, health_ready, metrics]
 
@@ -80,8 +82,13 @@ def status_of_state(state: State) -> int:
     return 200 if state == "ready" else 503
 
 
-def metrics_page() -> Response[bytes]:
-    """Everything that this process counts, in Prometheus' text format."""
+def metrics_page(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Everything that this process counts, in Prometheus' text format.
+
+    What the books hold is nobody else's business: whoever asks from a public address finds nothing (Refused).
+    """
+    if not is_ours(address_of(request.scope, request.app.state.trusted_proxies)):
+        raise Refused(Refusal(Reason.NOT_FOUND, "There is nothing at this address."))
     return Response(generate_latest(), media_type=_METRICS_TYPE)
 
 
