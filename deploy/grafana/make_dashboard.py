@@ -106,6 +106,7 @@ ROWS: dict[str, list[Panel]] = {
             {
                 "recovered {{status}}": rate("ewallet_payments_recovered_total", "status"),
                 "told for {{service}}": rate("ewallet_outbox_delivered_total", "service"),
+                "{{channel}} {{verdict}}": rate("ewallet_deliveries_total", "channel, verdict"),
             },
             "ops",
         ),
