@@ -19,7 +19,7 @@ from ewallet.kernel.clock import rfc3339, system_clock
 from ewallet.plumbing import tracing
 
 # A date beside each of our counters and histograms, which nobody asks for, would be a third of all series.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left its types out
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
