@@ -1,7 +1,7 @@
 """Payment's use cases: what can be asked of it. What moves money goes through the saga (``saga.py``)."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, assert_never
 
@@ -20,6 +20,7 @@ from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.domain.operations import ALL_THAT_IS_LEFT, Intent, Kind, Operation
 from ewallet.payment.domain.payments import Charge, Payment, PaymentStatus
 from ewallet.payment.saga import REQUEST_SECONDS, Saga, outcome_of_copy
+from ewallet.plumbing.batching import Gatherer
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.wallet.client import WalletClient
@@ -79,6 +80,7 @@ class PaymentService:
         self._fees = fees
         self._hold_seconds = hold_seconds
         self._clock = clock
+        self._looks = Gatherer(self._look, name="payment-looks")
         self.saga = Saga(database, wallet, clock=clock, events_added=events_added, request_seconds=request_seconds)
 
     # --- paying ---------------------------------------------------------------------------------------------------
@@ -262,8 +264,13 @@ class PaymentService:
     async def _visible(self, caller: Caller, payment_id: str) -> Payment | Refusal:
         if not is_id(payment_id, "pay"):
             return _NO_SUCH_PAYMENT
-        found = await self._database.reading(lambda tx: store.find(tx, [payment_id]))
-        return found[0] if found and found[0].belongs_to(caller) else _NO_SUCH_PAYMENT
+        found = await self._looks.submit(payment_id)
+        return found if found and found.belongs_to(caller) else _NO_SUCH_PAYMENT
+
+    async def _look(self, ids: Sequence[str]) -> Sequence[Payment | None]:
+        """All who look at a payment while others are being answered share one statement."""
+        found = {each.id: each for each in await self._database.reading(lambda tx: store.find(tx, ids))}
+        return [found.get(each) for each in ids]
 
     async def list_payments(
         self,

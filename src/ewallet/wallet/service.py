@@ -21,7 +21,7 @@ from ewallet.kernel.ids import derived_id, new_id
 from ewallet.kernel.money import is_currency
 from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
-from ewallet.plumbing.batching import Batcher
+from ewallet.plumbing.batching import Batcher, Gatherer
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.outbox import Event
@@ -636,6 +636,7 @@ class WalletService:
         self._limits = limits
         self._events_added = events_added
         self._batcher: Batcher[Item, Any] = Batcher(database, self._apply)
+        self._looks = Gatherer(self._look, name="wallet-looks")
 
     # --- for other services
 
@@ -832,8 +833,12 @@ class WalletService:
     async def _visible(self, caller: Caller, customer_id: str) -> tuple[Wallet, list[Account]] | Refusal:
         if not caller.may_see(customer_id) or not customer_id.isascii():
             return not_found("wallet")
-        found = await self._database.reading(lambda tx: store.wallet_with_accounts(tx, customer_id))
-        return found or not_found("wallet")
+        return await self._looks.submit(customer_id) or not_found("wallet")
+
+    async def _look(self, owners: Sequence[str]) -> Sequence[store.WalletAndAccounts | None]:
+        """All who look at a wallet while others are being answered share one statement."""
+        found = await self._database.reading(lambda tx: store.wallets_with_accounts(tx, owners))
+        return [found.get(owner) for owner in owners]
 
     async def _limits_of(self, accounts: Sequence[Account]) -> dict[str, Limits]:
         """The limits of some accounts: their own, or else everybody's."""

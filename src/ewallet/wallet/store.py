@@ -8,7 +8,8 @@ database needs to answer.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     CheckConstraint,
@@ -487,21 +488,33 @@ def figures(tx: Connection, now: int) -> Iterator[Figure]:
 # --- reading for people -------------------------------------------------------------------------------------------
 
 
-def wallet_with_accounts(tx: Connection, owner: str) -> tuple[Wallet, list[Account]] | None:
-    """A wallet and its accounts as of one moment, in the order of their currencies."""
-    query = (
-        select(wallets, accounts)
-        .join_from(wallets, accounts, accounts.c.owner == wallets.c.owner, isouter=True)
-        .where(wallets.c.owner == owner)
-        .order_by(accounts.c.currency)
+WalletAndAccounts: TypeAlias = tuple[Wallet, list[Account]]
+"""A wallet and its accounts, in the order of their currencies."""
+
+
+def wallets_with_accounts(tx: Connection, owners: Collection[str]) -> dict[str, WalletAndAccounts]:
+    """Wallets and their accounts by owner, as of one moment: on every database one statement sees one."""
+    wanted = statements.in_list({*owners})
+    found: dict[str, WalletAndAccounts] = {}
+    for row in statements.run(tx, _select_with_accounts(len(wanted)), wanted).rows:
+        owner, role, status, created_at, updated_at = row[:_WALLET_WIDTH]
+        if owner not in found:
+            found[owner] = Wallet(owner, role, Status(status), created_at, updated_at), []
+        if row[_WALLET_WIDTH] is not None:
+            found[owner][1].append(Account(*row[_WALLET_WIDTH:-1]))
+    return found
+
+
+_WALLET_WIDTH = len(wallets.columns)
+
+
+@lru_cache
+def _select_with_accounts(size: int) -> str:
+    return (
+        f"SELECT {', '.join(map(str, (*wallets.columns, *accounts.columns)))} "  # noqa: S608  # names of ours; values are bound
+        f"FROM {wallets.name} LEFT JOIN {accounts.name} ON {accounts.c.owner} = {wallets.c.owner} "
+        f"WHERE {wallets.c.owner} IN {statements.marks(size)} ORDER BY {accounts.c.currency}"
     )
-    rows = tx.execute(query).all()
-    if not rows:
-        return None
-    width = len(wallets.columns)
-    name, role, status, created_at, updated_at = rows[0][:width]
-    wallet = Wallet(name, role, Status(status), created_at, updated_at)
-    return wallet, [Account(*row[width:-1]) for row in rows if row[width] is not None]
 
 
 class StatementFilter(NamedTuple):
