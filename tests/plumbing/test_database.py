@@ -17,6 +17,7 @@ from sqlalchemy import Column, Connection, MetaData, func, insert, select, text,
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
+from ewallet.kernel.errors import Overloaded
 from ewallet.plumbing import statements
 from ewallet.plumbing.database import (
     MAXIMUM_ATTEMPTS,
@@ -535,3 +536,21 @@ def test_an_error_of_the_database_does_not_repeat_the_values_that_it_was_given(d
 
     assert "hush" not in str(built.value)
     assert "hush" not in str(plain.value)
+
+
+async def test_more_reads_than_can_be_done_soon_are_refused_at_once(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for its turn for ever reads nothing either, and the process holds all of them in memory."""
+    monkeypatch.setattr("ewallet.plumbing.database.MAXIMUM_READS", 2)
+    go_on = threading.Event()
+    with opened(sqlite_url) as database:
+        waiting = [asyncio.create_task(database.reading(lambda _tx: go_on.wait(10))) for _ in range(2)]
+        await asyncio.sleep(0)
+
+        with pytest.raises(Overloaded):
+            await database.reading(lambda _tx: None)
+
+        go_on.set()
+        assert await asyncio.gather(*waiting) == [True, True]
+        assert await database.reading(lambda _tx: "room again") == "room again"

@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from ewallet.kernel.errors import OutcomeUnknown
+from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 from ewallet.plumbing import failpoints, statements
 from ewallet.plumbing.files import make_folder
 from ewallet.plumbing.schema import version_table
@@ -34,6 +34,10 @@ from ewallet.plumbing.telemetry import COMMIT_SECONDS, TRANSACTION_RETRIES
 Result = TypeVar("Result")
 
 READER_THREADS = 4
+
+MAXIMUM_READS = 1024
+"""That wait for a thread, or have one: a second's work or less. Who comes later is better told at once."""
+
 MAXIMUM_ATTEMPTS = 10
 MAXIMUM_SECONDS = 5.0
 """Redoing a transaction stops here; the request's own deadline is a little later."""
@@ -120,6 +124,7 @@ class Database:
         self._commit_seconds = COMMIT_SECONDS.labels(name)
         self._retries = TRANSACTION_RETRIES.labels(name)
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-writer")
+        self._reads = 0
         self._reader_threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix=f"{name}-reader")
 
     @property
@@ -191,8 +196,14 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, self.transact, work)
 
     async def reading(self, work: Callable[[Connection], Result]) -> Result:
-        """:meth:`read` in a reader thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._reader_threads, self.read, work)
+        """:meth:`read` in a reader thread. Overloaded: too many wait for one already."""
+        if self._reads >= MAXIMUM_READS:
+            raise Overloaded(f"too many wait to read the {self.name} database")
+        self._reads += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader_threads, self.read, work)
+        finally:
+            self._reads -= 1
 
     async def in_writer_thread(self, call: Callable[[], Result]) -> Result:
         """Run a call that itself calls :meth:`transact`, in the writer thread."""
