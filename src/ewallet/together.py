@@ -30,7 +30,7 @@ from ewallet.plumbing.http.edge import Edge
 from ewallet.plumbing.http.streams import EndingStreams
 from ewallet.plumbing.secrets import internal_secret
 from ewallet.plumbing.settings import SERVICES, Settings, SettingsError
-from ewallet.plumbing.tokens import PublicKeys, Verifier
+from ewallet.plumbing.tokens import Badge, PublicKeys, Verifier
 from ewallet.wallet.client import HttpWallet
 
 
@@ -94,7 +94,8 @@ class _Doors:
         self.secret = internal_secret(settings)
 
     def to(self, service: str) -> Door:
-        door = Door(self._settings.service_url(service), caller=self._caller, secret=self.secret, clock=system_clock)
+        urls = self._settings.service_urls(service)
+        door = Door(*urls, caller=self._caller, secret=self.secret, clock=system_clock)
         self._open.append(door)
         return door
 
@@ -112,11 +113,12 @@ class _Doors:
 
 
 def _gateway_alone(settings: Settings, doors: _Doors) -> ASGIApp:
+    badge = Badge(GATEWAY, doors.secret, system_clock)
     return ewallet.gateway.app.create_app(
         settings,
         verifier=doors.verifier(),
         internal_secret=doors.secret,
-        backends={service: HttpBackend(service, settings.service_url(service)) for service in SERVICES},
+        backends={service: HttpBackend(service, *settings.service_urls(service), badge=badge) for service in SERVICES},
         lifespan=[doors.lifespan],
     )
 

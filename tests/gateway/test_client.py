@@ -10,10 +10,15 @@ import pytest
 
 from ewallet.gateway.client import Backend, HttpBackend
 from ewallet.gateway.domain import SERVICES, STREAMS
+from ewallet.kernel.clock import system_clock
 from ewallet.plumbing.http.streams import EndingStreams
+from ewallet.plumbing.tokens import Badge, verify_internal
 from tests.support.gateway import SmallService, ask, bearer, client_of, direct_backends, new_gateway
 from tests.support.notification import serving
 from tests.support.ports import free_port
+
+SECRET = "a secret that only the services of this test know"
+BADGE = Badge("gateway", SECRET, system_clock)
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ async def backends(request: pytest.FixtureRequest, small_service: SmallService) 
         doors = {}
         for name in SERVICES:
             address, _ = await servers.enter_async_context(serving(small_service.application(name)))
-            doors[name] = HttpBackend(name, address)
+            doors[name] = HttpBackend(name, address, badge=BADGE)
         yield doors
         for door in doors.values():
             await door.close()
@@ -121,8 +126,8 @@ async def test_a_stream_ends_properly_when_the_server_is_about_to_stop(
 # --- over HTTP only -----------------------------------------------------------------------------------------------
 
 
-async def _through(url: str, path: str = "/payment") -> httpx2.Response:
-    door = HttpBackend("payment", url)
+async def _through(*urls: str, path: str = "/payment") -> httpx2.Response:
+    door = HttpBackend("payment", *urls, badge=BADGE)
     backends = dict(direct_backends(SmallService())) | {"payment": door}
     async with client_of(new_gateway(backends, request_seconds=1)) as client:
         answer = await client.get(path, headers=bearer())
@@ -151,9 +156,25 @@ async def test_a_connection_that_breaks_before_the_answer_leaves_the_outcome_unk
     assert answer.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize("path", ["/payment", "/health/ready"])
+async def test_of_several_processes_one_that_is_there_is_enough(small_service: SmallService, path: str) -> None:
+    async with serving(small_service.application("payment")) as (address, _):
+        answer = await _through(f"http://127.0.0.1:{free_port()}", address, path=path)
+
+    assert answer.status_code == 200
+
+
+async def test_a_service_learns_whose_gateway_asks_and_how_long_it_waits(small_service: SmallService) -> None:
+    async with serving(small_service.application("payment")) as (address, _):
+        heard = (await _through(address)).json()["headers"]
+
+    assert verify_internal(heard["x-internal-badge"][0], SECRET) == "service:gateway"
+    assert 0 < int(heard["x-time-left"][0]) <= 1000
+
+
 async def test_a_service_that_is_silent_is_a_timeout(small_service: SmallService) -> None:
     async with serving(small_service.application("payment")) as (address, _):
-        answer = await _through(address, "/payment/slow")
+        answer = await _through(address, path="/payment/slow")
         small_service.go_on.set()
 
     assert (answer.status_code, answer.json()["type"]) == (504, "/problems/timeout")
@@ -162,7 +183,7 @@ async def test_a_service_that_is_silent_is_a_timeout(small_service: SmallService
 @pytest.mark.parametrize("path", ["/payment/\x7f", "/payment/é", "/payment/#a"])
 async def test_an_address_that_is_none_is_the_client_s_mistake(path: str) -> None:
     """Most servers refuse it before; not every one does."""
-    door = HttpBackend("payment", "http://127.0.0.1:1")
+    door = HttpBackend("payment", "http://127.0.0.1:1", badge=BADGE)
     gateway = new_gateway(dict(direct_backends(SmallService())) | {"payment": door})
 
     async def empty_body() -> Any:
@@ -175,6 +196,6 @@ async def test_an_address_that_is_none_is_the_client_s_mistake(path: str) -> Non
 
 
 async def test_the_document_waits_for_services_that_are_down() -> None:
-    answer = await _through(f"http://127.0.0.1:{free_port()}", "/openapi.json")
+    answer = await _through(f"http://127.0.0.1:{free_port()}", path="/openapi.json")
 
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/service-unavailable")

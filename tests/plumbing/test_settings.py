@@ -154,8 +154,16 @@ def test_production_does_not_start_with_what_is_only_good_enough_for_development
 
 def test_a_service_alone_must_be_told_where_its_sisters_are() -> None:
     with pytest.raises(SettingsError, match="EWALLET_WALLET_URL"):
-        Settings().service_url("wallet")
-    assert Settings(wallet_url="http://wallet:8080/").service_url("wallet") == "http://wallet:8080"
+        Settings().service_urls("wallet")
+    assert Settings(wallet_url="http://wallet:8080/").service_urls("wallet") == ["http://wallet:8080"]
+
+
+def test_a_service_may_be_at_several_addresses() -> None:
+    two = load_settings({"EWALLET_WALLET_URL": "http://a:1/, http://b:2"})
+
+    assert two.service_urls("wallet") == ["http://a:1", "http://b:2"]
+    with pytest.raises(SettingsError, match="EWALLET_WALLET_URL"):
+        load_settings({"EWALLET_WALLET_URL": "http://a:1,b:2"})
 
 
 def test_every_setting_is_documented_once() -> None:

@@ -17,7 +17,7 @@ from ewallet.gateway.domain import NOTHING_HERE, forwarded_headers, route_of, to
 from ewallet.gateway.messages import ProblemPage, Readiness
 from ewallet.gateway.service import GatewayService
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused, kind_of, status_of
-from ewallet.plumbing.deadlines import TimeLimit
+from ewallet.plumbing.deadlines import TimeLimit, request_ends_at
 from ewallet.plumbing.http.addresses import TrustedProxies, address_of, forwarded_chain, peer_of
 from ewallet.plumbing.http.bodies import read_body
 from ewallet.plumbing.http.contract import accepts, public
@@ -85,6 +85,8 @@ class Front:
                 body = await read_body(receive)  # so that a service never waits for a slow client
                 if route.stream:
                     deadline.lift()
+                else:
+                    request_ends_at.set(deadline.at)
                 await self._backends[route.service].forward(self._rewritten(scope, body), body, receive, answer.send)
         except TimeoutError:
             if answer.started or not deadline.expired:

@@ -1,7 +1,9 @@
 """The gateway's doors to the services: a call in this process, or HTTP to another one."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import httpx2
@@ -11,13 +13,15 @@ from opentelemetry.trace import SpanKind
 
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused
 from ewallet.plumbing import tracing
+from ewallet.plumbing.deadlines import TIME_LEFT_HEADER, request_ends_at
+from ewallet.plumbing.http.contract import BADGE_HEADER
+from ewallet.plumbing.http.doors import KEEP_ALIVE_SECONDS
 from ewallet.plumbing.http.problems import REQUEST_ID_SCOPE_KEY
+from ewallet.plumbing.http.replicas import Replicas
+from ewallet.plumbing.tokens import Badge
 
 CONNECTIONS = 1000
 """To one service. Streams keep theirs, so this bounds the people who look at their inbox through one gateway."""
-
-KEEP_ALIVE_SECONDS = 3
-"""Shorter than uvicorn's five, so that a connection is not closed by the other side just as a request is written."""
 
 CONNECT_SECONDS = 2
 
@@ -81,13 +85,14 @@ class DirectBackend:
 
 
 class HttpBackend:
-    """A service in another process, reached at ``url``."""
+    """A service in other processes, reached at ``urls``; the ``badge`` shows them that we are its gateway."""
 
-    def __init__(self, service: str, url: str) -> None:
+    def __init__(self, service: str, *urls: str, badge: Badge) -> None:
         self._service = service
+        self._replicas = Replicas(urls)
+        self._badge = badge
         # No time limit here: the gateway limits the whole request, and streams have none.
         self._client = httpx2.AsyncClient(
-            base_url=url,
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS),
             trust_env=False,
@@ -112,39 +117,72 @@ class HttpBackend:
             await response.aclose()
 
     async def get(self, path: str) -> tuple[int, Any]:
-        return await _get(self._client, path)
+        """Of several processes, one that answers well speaks for the service."""
+        failure: Exception | None = None
+        for _ in range(len(self._replicas)):
+            try:
+                answer = await _get(self._client, self._replicas.take().url + path)
+            except (httpx2.HTTPError, Overloaded) as error:
+                failure = error
+                continue
+            if answer[0] == HTTPStatus.OK:
+                return answer
+        if failure is not None:
+            raise failure
+        return answer
 
     async def close(self) -> None:
         await self._client.aclose()
 
     async def _send(self, scope: HTTPScope, body: bytes) -> httpx2.Response:
-        """The service's answer, with its body still to be read."""
-        request = httpx2.Request(
-            scope["method"], self._url(scope), headers=tracing.onward(list(scope["headers"])), content=body
-        )
-        try:
-            return await self._client.send(request, stream=True)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
-            raise Overloaded(f"{self._service} cannot be reached") from error
-        except httpx2.HTTPError as error:
-            raise OutcomeUnknown(f"{self._service}: {type(error).__name__}") from error
+        """The service's answer, with its body still to be read.
 
-    def _url(self, scope: HTTPScope) -> httpx2.URL:
-        """The same address, byte by byte: decoding and encoding again could change what it means.
-
-        Refused: it has bytes that no address may have.
+        Overloaded: no process of it got the request. OutcomeUnknown: one got it and did not answer.
         """
-        query = b"?" + scope["query_string"] if scope["query_string"] else b""
-        try:
-            return self._client.base_url.copy_with(raw_path=scope["raw_path"] + query)
-        except (httpx2.InvalidURL, UnicodeDecodeError) as error:
-            raise Refused(
-                Refusal(Reason.MALFORMED_REQUEST, "The address has characters that must be encoded.")
-            ) from error
+        headers = [*tracing.onward(list(scope["headers"])), *self._own_headers()]
+        for _ in range(len(self._replicas)):
+            replica = self._replicas.take()
+            request = httpx2.Request(scope["method"], _url(replica.url, scope), headers=headers, content=body)
+            try:
+                response = await self._client.send(request, stream=True)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                replica.is_away()
+                continue  # to the next one: this one has not heard of it
+            except httpx2.PoolTimeout as error:
+                raise Overloaded(f"{self._service}: all connections are in use") from error
+            except httpx2.HTTPError as error:
+                replica.failed()
+                raise OutcomeUnknown(f"{self._service}: {type(error).__name__}") from error
+            except asyncio.CancelledError:  # the time is over, as a rule
+                replica.failed()
+                raise
+            replica.answered()
+            return response
+        raise Overloaded(f"{self._service} cannot be reached")
+
+    def _own_headers(self) -> list[tuple[bytes, bytes]]:
+        """What a service gets to know from the gateway alone."""
+        own = [(BADGE_HEADER, self._badge.token().encode("ascii"))]
+        if (ends_at := request_ends_at.get()) is not None:
+            milliseconds = max(0, int((ends_at - time.monotonic()) * 1000))
+            own.append((TIME_LEFT_HEADER.encode("ascii"), b"%d" % milliseconds))
+        return own
 
 
-async def _get(client: httpx2.AsyncClient, path: str) -> tuple[int, Any]:
-    response = await client.get(path)
+def _url(base: str, scope: HTTPScope) -> httpx2.URL:
+    """The same address, byte by byte: decoding and encoding again could change what it means.
+
+    Refused: it has bytes that no address may have.
+    """
+    query = b"?" + scope["query_string"] if scope["query_string"] else b""
+    try:
+        return httpx2.URL(base).copy_with(raw_path=scope["raw_path"] + query)
+    except (httpx2.InvalidURL, UnicodeDecodeError) as error:
+        raise Refused(Refusal(Reason.MALFORMED_REQUEST, "The address has characters that must be encoded.")) from error
+
+
+async def _get(client: httpx2.AsyncClient, url: str) -> tuple[int, Any]:
+    response = await client.get(url)
     return response.status_code, msgspec.json.decode(response.content)
 
 

@@ -116,7 +116,7 @@ _IDENTITY_PREFIXES = (
 )
 """With these, proxies tell an application who asks for what. Nothing of ours believes them; a later part could."""
 
-_SET_BY_GATEWAY = frozenset({b"x-request-id", b"content-length"})
+_SET_BY_GATEWAY = frozenset({b"x-request-id", b"x-time-left", b"content-length"})
 
 _DROPPED = _HOP_BY_HOP | _IDENTITY | _SET_BY_GATEWAY
 

@@ -6,8 +6,26 @@ here a single timer watches the oldest.
 """
 
 import asyncio
+import time
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
+
+TIME_LEFT_HEADER = "X-Time-Left"
+"""In a request of one process of ours to another: the milliseconds for which somebody still waits for the answer. A
+span, because two machines' clocks differ."""
+
+request_ends_at: ContextVar[float | None] = ContextVar("request_ends_at", default=None)
+"""When nobody waits any more for the request that is being served, in seconds of ``time.monotonic()``; None where that
+is not known."""
+
+
+def ends_at(time_left: bytes) -> float | None:
+    """The moment that a value of the header means, if it arrives now; None where it is none."""
+    return time.monotonic() + int(time_left) / 1000 if time_left.isdigit() and len(time_left) < _DIGITS else None
+
+
+_DIGITS = 10
 
 
 class TimeLimit:
@@ -51,7 +69,7 @@ class Deadline:
         self._task: asyncio.Task[object] | None = None
         self._cancellations = 0
         self.at = at
-        """In seconds of the event loop's clock."""
+        """In seconds of the event loop's clock, which is that of ``time.monotonic()``."""
         self.expired = False
 
     def lift(self) -> None:

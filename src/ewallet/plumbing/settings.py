@@ -123,10 +123,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     notification_database_url: Annotated[
         str, described("database of notification; empty: SQLite in the data folder")
     ] = ""
-    auth_url: Annotated[str, described("address of the auth service, for services that run alone")] = ""
-    wallet_url: Annotated[str, described("address of the wallet service, for services that run alone")] = ""
-    payment_url: Annotated[str, described("address of the payment service, for services that run alone")] = ""
-    notification_url: Annotated[str, described("address of the notification service, for services that run alone")] = ""
+    auth_url: Annotated[str, described("addresses of the auth service, for services that run alone")] = ""
+    wallet_url: Annotated[str, described("addresses of the wallet service, for services that run alone")] = ""
+    payment_url: Annotated[str, described("addresses of the payment service, for services that run alone")] = ""
+    notification_url: Annotated[
+        str, described("addresses of the notification service, for services that run alone")
+    ] = ""
     internal_secret: Annotated[
         str,
         described("secret with which services know each other, at least 32 characters; empty: made in the data folder"),
@@ -151,12 +153,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         host = "localhost" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104  # compared, not bound
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    def service_url(self, service: str) -> str:
-        """Where a service that runs alone is reached; SettingsError where that is not configured."""
-        url: str = getattr(self, f"{service}_url")
-        if not url:
+    def service_urls(self, service: str) -> list[str]:
+        """Where the processes of a service are reached that runs alone; SettingsError where that is not configured."""
+        urls = _separated(getattr(self, f"{service}_url"))
+        if not urls:
             raise SettingsError(f"{variable(f'{service}_url')} is needed: the address of the {service} service.")
-        return url.rstrip("/")
+        return [url.rstrip("/") for url in urls]
 
 
 class DocumentedSetting(NamedTuple):
@@ -238,9 +240,12 @@ def _check_together(settings: Settings) -> None:
                 "or sqlite:///path; in the password, write @ : / ? # as %40 %3A %2F %3F %23."
             )
     for name in ("public_url", "otlp_url", *(f"{service}_url" for service in SERVICES)):
-        if not re.match(r"^(https?://[^/]+.*)?$", getattr(settings, name)):
-            raise SettingsError(f"{variable(name)} must look like http://host:port or https://host.")
-    for address in filter(None, (text.strip() for text in settings.trusted_proxies.split(","))):
+        several = name not in ("public_url", "otlp_url")
+        urls = _separated(getattr(settings, name)) if several else [getattr(settings, name)]
+        if not all(re.match(r"^(https?://[^/,]+.*)?$", url) for url in urls):
+            more = ", several separated by commas" if several else ""
+            raise SettingsError(f"{variable(name)} must look like http://host:port or https://host{more}.")
+    for address in _separated(settings.trusted_proxies):
         if not _is_address(address):
             raise SettingsError(f"EWALLET_TRUSTED_PROXIES must name network addresses: {address!r} is none.")
     if settings.environment == "production" and not settings.internal_secret:
@@ -252,6 +257,11 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError(
             f"EWALLET_BCRYPT_COST is below {MINIMUM_PRODUCTION_BCRYPT_COST}: too cheap to guess outside development."
         )
+
+
+def _separated(text: str) -> list[str]:
+    """The parts of a setting that separates them by commas."""
+    return [part for each in text.split(",") if (part := each.strip())]
 
 
 def _is_address(text: str) -> bool:

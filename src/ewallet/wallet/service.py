@@ -23,6 +23,7 @@ from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher, Gatherer
 from ewallet.plumbing.database import Database
+from ewallet.plumbing.deadlines import request_ends_at
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.verifying import digest
@@ -824,11 +825,12 @@ class WalletService:
         return results
 
     async def _submit(self, item: Item) -> Any:
+        deadline = request_ends_at.get()
         try:
-            return await self._batcher.submit(item)
+            return await self._batcher.submit(item, deadline=deadline)
         except IntegrityError:
             # Between our look and our write another process stored the same id. The second look finds it.
-            return await self._batcher.submit(item)
+            return await self._batcher.submit(item, deadline=deadline)
 
     async def _visible(self, caller: Caller, customer_id: str) -> tuple[Wallet, list[Account]] | Refusal:
         if not caller.may_see(customer_id) or not customer_id.isascii():

@@ -23,6 +23,7 @@ from ewallet.plumbing.http.contract import (
     Limit,
     MovesMoney,
     caller_of,
+    client_address,
     decode_cursor,
     encode_cursor,
     idempotency_key,
@@ -57,6 +58,11 @@ async def list_things(
 @get("/things/{thing_id:str}", **public())
 async def get_thing(thing_id: FromPath[str]) -> dict[str, str]:
     return {"id": thing_id}
+
+
+@get("/whose", **public())
+async def whose(request: Request[Any, Any, Any]) -> dict[str, str]:
+    return {"address": client_address(request)}
 
 
 @post("/things", operation_class=MovesMoney, **public(Reason.IDEMPOTENCY_KEY_INVALID))
@@ -94,7 +100,7 @@ async def fail(how: FromPath[str]) -> None:
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
     application = service_application(
         name="things",
-        routes=[list_things, get_thing, add_thing, touch_thing, internal_thing, fail],
+        routes=[whose, list_things, get_thing, add_thing, touch_thing, internal_thing, fail],
         verifier=verifier(),
         internal_secret=INTERNAL_SECRET,
     )
@@ -397,3 +403,25 @@ async def test_two_idempotency_keys_are_refused(client: httpx2.AsyncClient) -> N
     headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
 
     assert slug(await client.post("/things", json={"amount": 1}, headers=headers)) == (400, "idempotency-key-invalid")
+
+
+# --- whose request it is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("badge", "address"),
+    [
+        (sign_internal("gateway", INTERNAL_SECRET, system_clock), "203.0.113.9"),
+        (sign_internal("payment", INTERNAL_SECRET, system_clock), "127.0.0.1"),
+        (sign_internal("gateway", "-" * 32, system_clock), "127.0.0.1"),
+        ("", "127.0.0.1"),
+    ],
+    ids=["gateway", "another service", "a stranger", "nobody"],
+)
+async def test_only_our_own_gateway_is_believed_for_whom_it_asks(
+    client: httpx2.AsyncClient, badge: str, address: str
+) -> None:
+    """Logins are limited by address: who could name any would guess passwords without end."""
+    headers = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9", "X-Internal-Badge": badge}
+
+    assert (await client.get("/whose", headers=headers)).json() == {"address": address}

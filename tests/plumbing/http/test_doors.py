@@ -12,6 +12,7 @@ from ewallet.plumbing.database import StorageUnavailable
 from ewallet.plumbing.http import doors
 from ewallet.plumbing.http.doors import Door, chunks
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
+from ewallet.plumbing.http.replicas import FAILURES_IN_A_ROW
 from ewallet.plumbing.tokens import verify_internal
 from tests.support.plumbing import ManualClock
 
@@ -31,6 +32,7 @@ class Sister:
 
     def __init__(self) -> None:
         self.answer: bytes | None = b""
+        self.breaks_first = 0
         self.asked: list[bytes] = []
 
     def answers(self, status: int, body: str = "") -> None:
@@ -42,6 +44,8 @@ class Sister:
         self.asked.append(head + await reader.readexactly(length))
         if self.answer is None:
             await reader.read()
+        elif self.breaks_first:
+            self.breaks_first -= 1
         else:
             writer.write(self.answer)
             await writer.drain()
@@ -145,7 +149,7 @@ async def test_a_connection_that_breaks_leaves_the_outcome_unknown(sister: Doors
 
     with pytest.raises(OutcomeUnknown):
         await ask(open_door())
-    assert len(server.asked) == 1
+    assert len(server.asked) == len(doors.PAUSES_SECONDS)
 
 
 async def test_an_answer_that_does_not_come_leaves_the_outcome_unknown(
@@ -165,6 +169,47 @@ async def test_a_service_that_is_not_there_has_done_nothing() -> None:
     with pytest.raises(Overloaded):
         await ask(door)
     await door.close()
+
+
+async def test_where_one_process_is_away_another_one_is_asked(sister: Doors) -> None:
+    server, open_door = sister
+    server.answers(200, '{"double": 42}')
+    there = open_door()._replicas.take().url
+    door = Door("http://127.0.0.1:1", there, caller="payment", secret=SECRET, clock=system_clock)
+
+    assert [await ask(door) for _ in range(4)] == [Answer(42)] * 4
+    await door.close()
+
+
+async def test_a_call_whose_connection_breaks_is_repeated_with_the_same_body(sister: Doors) -> None:
+    """As when the other side stops just as it is asked: what is asked through a door is harmless when repeated."""
+    server, open_door = sister
+    server.answers(200, '{"double": 42}')
+    server.breaks_first = 1
+
+    assert await ask(open_door()) == Answer(42)
+    assert len(server.asked) == 2
+    assert len({request.partition(b"\r\n\r\n")[2] for request in server.asked}) == 1
+
+
+async def test_what_was_sent_once_is_unknown_even_if_the_other_side_is_away_afterwards(sister: Doors) -> None:
+    server, open_door = sister
+    server.answer = b""
+    door = open_door()
+    for _ in range(FAILURES_IN_A_ROW - 1):
+        door._replicas.take().failed()
+
+    with pytest.raises(OutcomeUnknown):
+        await ask(door)
+    assert len(server.asked) == 1  # then the address rests
+
+
+async def test_the_other_side_is_told_how_long_the_answer_is_waited_for(sister: Doors) -> None:
+    server, open_door = sister
+    server.answers(200, '{"double": 42}')
+    await ask(open_door())
+
+    assert 0 < int(header(server.asked[0], "x-time-left")) <= doors.TIMEOUT_SECONDS * 1000
 
 
 async def test_public_documents_are_fetched_without_a_token(sister: Doors) -> None:

@@ -1,6 +1,7 @@
 """Whatever happens inside, a request gets one answer, one log line and its metrics; a stream ends with the server."""
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from prometheus_client import REGISTRY
 
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import Reason, Refusal
+from ewallet.plumbing.deadlines import ends_at, request_ends_at
 from ewallet.plumbing.http.edge import Edge, send_problem
 from ewallet.plumbing.http.streams import EndingStreams
 
@@ -201,3 +203,25 @@ async def test_other_answers_are_left_to_finish_by_themselves() -> None:
 
     client.left.set()
     await asyncio.wait_for(task, PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(b"1500", 1.5), (b"0", 0.0)])
+async def test_a_service_learns_how_long_its_answer_is_waited_for(given: bytes, seconds: float) -> None:
+    ends: list[float | None] = []
+
+    async def service(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        ends.append(request_ends_at.get())
+
+    now, client = time.monotonic(), Client()
+    edge = Edge(service, service="test-edge", clock=system_clock)
+    await edge(scope(headers=[(b"x-time-left", given)]), client.receive, client.send)
+
+    [end] = ends
+    assert end is not None
+    assert seconds <= end - now < seconds + 1
+    assert request_ends_at.get() is None
+
+
+@pytest.mark.parametrize("given", [b"soon", b"-1", b"9" * 40, "²".encode()])
+def test_a_time_that_is_none_is_no_time_limit(given: bytes) -> None:
+    assert ends_at(given) is None

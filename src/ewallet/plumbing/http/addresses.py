@@ -29,14 +29,15 @@ def peer_of(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
-def address_of(scope: Scope, trusted: TrustedProxies) -> str:
+def address_of(scope: Scope, trusted: TrustedProxies, *, vouched: bool = False) -> str:
     """The client's address: the peer, or what proxies of ours say about it.
 
-    Only the part of ``X-Forwarded-For`` that trusted proxies wrote is believed: from its right end to the first address
-    that is no proxy of ours. Anybody can write the rest.
+    A peer is one of them by its address, or because it has shown so otherwise (``vouched``). Only the part of
+    ``X-Forwarded-For`` that trusted proxies wrote is believed: from its right end to the first address that is no proxy
+    of ours. Anybody can write the rest.
     """
     peer = peer_of(scope)
-    if peer not in trusted:
+    if peer not in trusted and not vouched:
         return peer
     return next((address for address in reversed(forwarded_chain(scope)) if address not in trusted), peer)
 

@@ -98,7 +98,20 @@ def request_id_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
 
 def client_address(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     """The network address of the client, as far as our own proxies vouch for it; what limits on guessing count by."""
-    return address_of(request.scope, request.app.state.trusted_proxies)
+    state = request.app.state
+    vouched = any(
+        verify_internal(badge.decode("latin-1"), state.internal_secret) == FORWARDING_SERVICE
+        for name, badge in request.scope["headers"]
+        if name == BADGE_HEADER
+    )
+    return address_of(request.scope, state.trusted_proxies, vouched=vouched)
+
+
+BADGE_HEADER = b"x-internal-badge"
+"""Where a request that our gateway passes on, with the client's own token, shows that it comes from there. The gateway
+removes whatever a client sends under a name that begins so."""
+
+FORWARDING_SERVICE = "service:gateway"
 
 
 async def _admit_role(request: Request[Any, Any, Any], token: str | None) -> Caller:

@@ -21,6 +21,7 @@ from ewallet.kernel.clock import Clock
 from ewallet.kernel.errors import Reason, Refusal
 from ewallet.kernel.ids import new_id
 from ewallet.plumbing import tracing
+from ewallet.plumbing.deadlines import TIME_LEFT_HEADER, ends_at, request_ends_at
 from ewallet.plumbing.http.problems import (
     MEDIA_TYPE,
     REFUSED_SCOPE_KEY,
@@ -41,6 +42,7 @@ MAXIMUM_URI_BYTES = 8 * 1024
 SLOW_SECONDS = 1.0
 """A request that waits longer for its answer is a warning in the log: a payment takes some hundredths of it."""
 
+_TIME_LEFT = TIME_LEFT_HEADER.lower().encode("ascii")
 _REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 
 
@@ -67,6 +69,7 @@ class Edge:
     async def _serve(self, state: dict[str, Any], receive: Receive, send: Send, span: Span | None) -> None:
         request_id = state[REQUEST_ID_SCOPE_KEY]
         request_in_hand.set(request_id)
+        request_ends_at.set(_ends_at(state["headers"]))
         answer = _Answer(send, request_id)
         started = time.perf_counter()
         self._under_way += 1
@@ -84,6 +87,7 @@ class Edge:
             self._under_way -= 1
             self._report(state, answer, started, span)
             request_in_hand.set(None)
+            request_ends_at.set(None)
 
     def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         given = [value for name, value in headers if name == b"x-request-id"]
@@ -112,6 +116,11 @@ class Edge:
             )
         tell = log.warning if _needs_a_look(answer.status, waited) else log.info
         tell("request", service=self._service, method=state["method"], path=state["path"], **fields)
+
+
+def _ends_at(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+    given = [value for name, value in headers if name == _TIME_LEFT]
+    return ends_at(given[0]) if given else None
 
 
 def _needs_a_look(status: int, waited_seconds: float) -> bool:
