@@ -1,17 +1,19 @@
 """What a payment promises on both databases, whatever the wallet, the connections and the clients do."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from ewallet.kernel.caller import Role
-from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Reason, Refused
+from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason, Refused
 from ewallet.payment import messages, store
 from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.service import Answered, PaymentService
 from ewallet.payment.worker import Recovery
 from ewallet.plumbing.database import Database, StorageUnavailable
+from ewallet.plumbing.deadlines import request_ends_at
 from ewallet.plumbing.outbox import Event
 from ewallet.wallet.messages import GroupOrder, GroupOutcome
 from tests.support.payment import (
@@ -300,6 +302,40 @@ async def test_an_unknown_outcome_is_a_timeout_and_never_a_failure(
     assert raised.value.refusal.members == {"transactionId": payment.transaction_id}
     assert payment.status == "PENDING"
     assert refused(await service.initiate(caller(), order(), "key")).reason is Reason.REQUEST_IN_PROGRESS
+
+
+@ON_SQLITE
+async def test_a_wallet_that_can_store_nothing_is_told_as_that(database: Database, wallet: MemoryWallet) -> None:
+    """All the while that the request may take: what stands in the way is a disk, and who looks for it should know."""
+    service = payment_service(database, wallet, request_seconds=0.5)
+    wallet.always = disk_full
+
+    with pytest.raises(Refused) as raised:
+        await service.initiate(caller(), order(), "key")
+
+    assert raised.value.refusal.reason is Reason.STORAGE_UNAVAILABLE
+    wallet.always = request_lost
+    with pytest.raises(Refused) as raised:
+        await service.initiate(caller(), order(), "another key")
+    assert raised.value.refusal.reason is Reason.TIMEOUT
+
+
+def disk_full(_wallet: MemoryWallet, _order: GroupOrder) -> GroupOutcome:
+    raise StorageUnavailable("the wallet's disk is full")
+
+
+@ON_SQLITE
+async def test_a_payment_for_whose_answer_nobody_waits_any_more_is_not_begun(
+    database: Database, wallet: MemoryWallet
+) -> None:
+    service = payment_service(database, wallet)
+    before = request_ends_at.set(time.monotonic() - 1)
+
+    with pytest.raises(Overloaded):
+        await service.initiate(caller(), order(), "key")
+
+    request_ends_at.reset(before)
+    assert await all_payments(service) == []
 
 
 @ON_SQLITE

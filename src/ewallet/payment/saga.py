@@ -43,7 +43,7 @@ from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.audit import BEGUN, SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import STORAGE_RETRY_AFTER_SECONDS, Database, StorageUnavailable
-from ewallet.plumbing.deadlines import TimeLimit
+from ewallet.plumbing.deadlines import TimeLimit, request_ends_at
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.telemetry import OPERATIONS, PAYMENTS
 from ewallet.wallet.client import WalletClient
@@ -129,6 +129,7 @@ class Saga:
         self._steps: Batcher[Step, Intent] = Batcher(database, self._apply)
         self._flights: dict[str, Flight] = {}
         self._failing_since: dict[str, int] = {}
+        self._wallet_stores = True
 
     # --- a request ------------------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class Saga:
 
     async def _carry_out(self, intent: Intent, caller: Caller) -> Intent | Refusal:
         """T1, then T2 and T3 unless the key names an earlier intent or the payment's state forbids this one."""
-        deadline, limit = time.monotonic() + self._request_seconds, self._limit.begin()
+        deadline, limit = self._latest_beginning(), self._limit.begin()
         failpoints.reached("payment.begin.before")
         with tracing.span("payment", "payment.begin"):
             stored = await self._begin(Begin(intent, caller), deadline)
@@ -166,7 +167,13 @@ class Saga:
                 return await self._settle(Settle(stored, verdict, caller))
         except (OutcomeUnknown, Overloaded, TimeoutError) as error:
             log.warning("payment.outcome_unknown", payment=intent.own.id, error=repr(error))
-            raise Refused(_unknown_outcome(intent.payment, error)) from error
+            nothing_stored = isinstance(error, StorageUnavailable) or not self._wallet_stores
+            raise Refused(_unknown_outcome(intent.payment, nothing_stored=nothing_stored)) from error
+
+    def _latest_beginning(self) -> float:
+        """When a request that has not been begun is not worth it any more: nobody waits for its answer."""
+        own = time.monotonic() + self._request_seconds
+        return min(own, request_ends_at.get() or own)
 
     async def foretell(self, intent: Intent) -> Verdict:
         """The verdict that the wallet would come to right now; nothing is stored and nothing moves."""
@@ -201,8 +208,10 @@ class Saga:
                 failpoints.reached("payment.move.before")
                 outcome = await ask(order)
                 failpoints.reached("payment.move.after")
+                self._wallet_stores = True
                 return _verdict(outcome)
             except (OutcomeUnknown, Overloaded) as error:
+                self._wallet_stores = not isinstance(error, StorageUnavailable)
                 log.debug("payment.wallet_unclear", payment=intent.own.id, error=str(error))
                 await asyncio.sleep(next(pauses))
 
@@ -474,8 +483,9 @@ def outcome_of_copy(stored: Intent, request_hash: str) -> Intent | Refusal:
     return _IN_PROGRESS if stored.own.is_pending else stored
 
 
-def _unknown_outcome(payment: Payment, error: Exception) -> Refusal:
-    if isinstance(error, StorageUnavailable):
+def _unknown_outcome(payment: Payment, *, nothing_stored: bool) -> Refusal:
+    """What a request hears; with ``nothing_stored`` because a disk, ours or the wallet's, takes nothing."""
+    if nothing_stored:
         return Refusal(
             Reason.STORAGE_UNAVAILABLE,
             "The outcome cannot be stored at the moment: look at the payment later, or repeat with the same key.",
