@@ -15,14 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import stamina
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import QueuePool
 
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded
@@ -112,6 +112,10 @@ class StorageUnavailable(DatabaseUnavailable):
     """
 
 
+class _Undone(Exception):
+    """Rolls a transaction back."""
+
+
 class Database:
     """A writer and a few readers on one database. Build with :func:`open_database`."""
 
@@ -119,7 +123,7 @@ class Database:
         self.name = name
         self._writer = writer
         self._reader = reader
-        self._storage_refuses = False
+        self._refused_work: Callable[[Connection], Any] | None = None
         self._away = False
         self._commit_seconds = COMMIT_SECONDS.labels(name)
         self._retries = TRANSACTION_RETRIES.labels(name)
@@ -149,12 +153,10 @@ class Database:
             return result
 
         try:
-            result = self._redone(once, _DISK_TAKES_NOTHING)
+            return self._redone(once, _DISK_TAKES_NOTHING)
         except StorageUnavailable:
-            self._storage_refuses = True
+            self._refused_work = work
             raise
-        self._storage_refuses = False
-        return result
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` in one read transaction (a single snapshot on SQLite), in this thread."""
@@ -212,11 +214,28 @@ class Database:
     async def ping(self) -> None:
         """Return when the database answers; DatabaseUnavailable when it does not.
 
-        While its disk refuses writes (StorageUnavailable), every ping tries one: there may be room again.
+        When its disk has refused a write (StorageUnavailable), every ping tries that again: smaller ones may pass.
         """
-        if self._storage_refuses:
-            await self.writing(self._write_nothing_new)
+        if (work := self._refused_work) is not None:
+            await self.in_writer_thread(lambda: self._try_to_write(work))
         await self.reading(lambda tx: tx.exec_driver_sql("SELECT 1").scalar())
+
+    def _try_to_write(self, work: Callable[[Connection], Any]) -> None:
+        """Find out whether what was refused would be taken now, and write nothing new.
+
+        The files of a server grow with the statements, each table's by itself: so the same work is done, and undone.
+        SQLite's grow with the COMMIT: so one is made.
+        """
+
+        def undone() -> None:
+            with suppress(_Undone), _marked_open(), self._writer.begin() as tx:
+                with suppress(IntegrityError):  # somebody has done it meanwhile
+                    work(tx)
+                raise _Undone
+
+        self._redone(undone, _DISK_TAKES_NOTHING)
+        self.transact(self._write_nothing_new)
+        self._refused_work = None
 
     def _write_nothing_new(self, tx: Connection) -> None:
         """Write the one row that every service has, as it is."""
