@@ -55,14 +55,16 @@ class FileStore:
 
 
 class ServerStore:
-    """Databases of one server; what else a platform keeps is in its folder."""
+    """Databases of one server; what else a platform keeps is in its folder. ``port`` is of a proxy, if there is one."""
 
-    def __init__(self, folder: Path, server: MariaDB) -> None:
+    def __init__(self, folder: Path, server: MariaDB, port: int) -> None:
         self._folder = folder
         self._server = server
+        self._port = port or server.port
 
     def new(self) -> Data:
-        return Data(Path(mkdtemp(dir=self._folder)), {service: self._server.new_database() for service in SERVICES})
+        databases = {service: self._server.new_database() for service in SERVICES}
+        return self._reached(Path(mkdtemp(dir=self._folder)), databases)
 
     @contextmanager
     def copy(self, data: Data) -> Iterator[Data]:
@@ -70,7 +72,11 @@ class ServerStore:
             databases = {service: dropped.enter_context(self._server.database()) for service in SERVICES}
             for service, database in databases.items():
                 self._server.copy_database(data.databases[service], database)
-            yield Data(folder, databases)
+            yield self._reached(folder, databases)
+
+    def _reached(self, folder: Path, databases: Mapping[str, str]) -> Data:
+        urls = {service: make_url(url).set(port=self._port) for service, url in databases.items()}
+        return Data(folder, {service: url.render_as_string(hide_password=False) for service, url in urls.items()})
 
 
 @contextmanager

@@ -37,7 +37,7 @@ async def storm(worlds: Worlds, way: Way, *, kills: int, seed: int) -> Tally:
         asking: list[asyncio.Task[object]] = []
         done = 0
         while done < kills:
-            asking += [asyncio.create_task(world.clients.carry_out(order)) for order in _volley(world, dice)]
+            asking += [asyncio.create_task(world.clients.carry_out(order)) for order in volley(world, dice)]
             await asyncio.sleep(dice.uniform(0, VOLLEY_SECONDS))
             done += await kill_in_flight(world, dice)
         await asyncio.gather(*asking)
@@ -59,7 +59,7 @@ def _victims(world: World, dice: random.Random) -> int:
     return dice.randint(2, len(world.victims.names)) if several else 1
 
 
-def _volley(world: World, dice: random.Random) -> list[Order]:
+def volley(world: World, dice: random.Random) -> list[Order]:
     """Orders to be sent together; some are there twice."""
     orders = [_random_order(world, dice) for _ in range(VOLLEY)]
     return orders + [order for order in orders if dice.random() < COPIES_SHARE]

@@ -162,10 +162,10 @@ class Worlds:
 
 
 @contextmanager
-def worlds(folder: Path, server: MariaDB | None = None) -> Iterator[Worlds]:
-    """A maker of worlds on SQLite files in a folder, or on a server."""
+def worlds(folder: Path, server: MariaDB | None = None, *, port: int = 0) -> Iterator[Worlds]:
+    """A maker of worlds on SQLite files in a folder, or on a server, which they may reach at another port."""
     with launcher(folder) as starting:
-        yield Worlds(starting, ServerStore(folder, server) if server else FileStore(folder))
+        yield Worlds(starting, ServerStore(folder, server, port) if server else FileStore(folder))
 
 
 async def _register(wire: Wire, role: str, number: int) -> Person:
