@@ -14,6 +14,7 @@ ROOMS = {
     "store.py",
     "service.py",
     "verify.py",
+    "reconcile.py",
     "api.py",
     "worker.py",
     "app.py",
@@ -22,7 +23,6 @@ ROOMS = {
 ROOMS_OF_ONE_SERVICE = {
     ("gateway", "static"),  # the docs page, which must work without internet access
     ("payment", "saga.py"),  # the steps that carry money, apart from what can be asked for
-    ("payment", "reconcile.py"),  # payments and the wallet's groups, compared and put right
     ("notification", "senders"),  # the ways out of the platform
     ("notification", "webhooks.py"),  # merchants' endpoints, apart from the inboxes
 }

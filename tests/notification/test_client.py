@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -10,6 +11,7 @@ from ewallet.kernel.errors import InvariantBroken, Overloaded
 from ewallet.notification.client import HttpNotification, NotificationClient
 from ewallet.notification.service import NotificationService
 from ewallet.plumbing.http.doors import Door
+from ewallet.plumbing.reconciling import KeptEvents
 from tests.support.notification import (
     CUSTOMER,
     INTERNAL_SECRET,
@@ -86,6 +88,42 @@ async def test_what_comes_behind_a_poison_event_of_the_same_key_is_not_told_befo
     assert [one.event_id for one in undeliverable] == [poison.id, behind[0].id, behind[1].id]
     page = await service.inbox(caller(CUSTOMER), unread=None, limit=100, cursor=None)
     assert len(getattr(page, "items", [])) == 98
+
+
+async def test_an_event_is_untold_until_each_of_its_recipients_has_it(
+    doors: tuple[NotificationClient, NotificationService],
+) -> None:
+    """More of them than a body holds."""
+    client, _service = doors
+    told = [payment_event() for _ in range(3)]
+    untold = [payment_event() for _ in range(500)]
+    half = replace(payment_event(), recipients=(CUSTOMER,))
+    await client.deliver([*told, half])
+    whole = replace(half, recipients=(CUSTOMER, MERCHANT))
+
+    found = await client.untold([*told, *untold, whole])
+
+    assert sorted(found) == sorted(event.id for event in [*untold, whole])
+    assert list(await client.untold([])) == []
+
+
+async def test_events_with_a_memo_are_kept_for_their_sender_and_the_memo_is_shown_to_nobody(
+    doors: tuple[NotificationClient, NotificationService],
+) -> None:
+    client, service = doors
+    kept = [replace(payment_event(reference=f"{number}"), memo={"key": f"{number}"}) for number in range(2)]
+    await client.deliver([kept[0], payment_event(), kept[1], kept[0]])
+
+    page = await client.kept_after(0)
+
+    # Each is kept beside the notification of each of its two recipients.
+    assert [(each.name, each.data["reference"], each.memo) for each in page.items] == [
+        ("payment.succeeded", f"{number}", {"key": f"{number}"}) for number in (0, 0, 1, 1)
+    ]
+    assert page.after is not None
+    assert await client.kept_after(page.after) == KeptEvents([], None)
+    inbox = await service.inbox(caller(CUSTOMER), unread=None, limit=100, cursor=None)
+    assert b"key" not in msgspec.json.encode(inbox)
 
 
 async def test_no_events_are_no_work(doors: tuple[NotificationClient, NotificationService]) -> None:

@@ -202,17 +202,17 @@ def test_a_log_that_grows_while_it_is_checked_has_no_fault(url: str, monkeypatch
     """`verify` runs beside the live platform."""
     with opened(url) as one, opened(url) as other:
         append(one, 1, 2, 3)
-        page: Callable[..., object] = AuditLog._page
+        page: Callable[..., object] = AuditLog.following
 
         growth = [4, 5, 6]
 
-        def page_and_grow(log: AuditLog, tx: Connection, start: int) -> object:
-            found = page(log, tx, start)
+        def page_and_grow(log: AuditLog, tx: Connection, after: int, limit: int) -> object:
+            found = page(log, tx, after, limit)
             if not found and growth:
                 append(other, growth.pop(0))
             return found
 
-        monkeypatch.setattr(AuditLog, "_page", page_and_grow)
+        monkeypatch.setattr(AuditLog, "following", page_and_grow)
 
         assert fault(one) is None
 

@@ -28,6 +28,7 @@ from ewallet.plumbing.database import Database, open_database, transaction_open
 from ewallet.plumbing.http.edge import Edge
 from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.outbox import Event, Undeliverable
+from ewallet.plumbing.reconciling import KeptEvents
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
 from ewallet.wallet.client import WalletClient
@@ -471,6 +472,12 @@ class MemoryNotification:
         for event in events:
             self._events.put_nowait(event)
         return []
+
+    async def untold(self, _events: Sequence[Event]) -> Sequence[str]:
+        return ()
+
+    async def kept_after(self, _after: int) -> KeptEvents:
+        return KeptEvents([], None)
 
     async def next_event(self) -> Event:
         return await self._events.get()

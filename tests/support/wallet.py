@@ -18,6 +18,7 @@ from ewallet.plumbing.database import Database, open_database
 from ewallet.plumbing.http.edge import Edge
 from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.outbox import Event, Undeliverable
+from ewallet.plumbing.reconciling import KeptEvent, KeptEvents
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
 from ewallet.wallet.app import create_app
@@ -175,16 +176,25 @@ async def _public_keys() -> PublicKeys:
 
 
 class Listener:
-    """Stands where notification stands, and remembers what it was told."""
+    """Stands where notification stands, and remembers what it was told, unless it is made to forget."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.forgotten: set[str] = set()
+        self.kept: list[KeptEvent] = []
         self.told = asyncio.Event()
 
     async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
         self.events += events
         self.told.set()
         return ()
+
+    async def untold(self, events: Sequence[Event]) -> Sequence[str]:
+        return [event.id for event in events if event.id in self.forgotten]
+
+    async def kept_after(self, after: int) -> KeptEvents:
+        items = self.kept[after:]
+        return KeptEvents(items, len(self.kept) if items else None)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,16 @@ from litestar.response import Stream
 from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
 from ewallet.kernel.errors import Reason, unwrap
-from ewallet.notification.client import DELIVERY_PATH
+from ewallet.notification.client import DELIVERY_PATH, KEPT_PATH, UNTOLD_PATH
 from ewallet.notification.messages import (
     Delivery,
+    FindUntold,
+    ListKept,
     NewWebhook,
     Notification,
     NotificationList,
     Receipt,
+    Untold,
     Webhook,
     WebhookDelivery,
     WebhookDeliveryList,
@@ -39,6 +42,7 @@ from ewallet.plumbing.http.contract import (
     protected,
 )
 from ewallet.plumbing.json import encode
+from ewallet.plumbing.reconciling import KeptEvents
 from ewallet.plumbing.tokens import Verifier
 
 EVENT_STREAM = "text/event-stream"
@@ -94,7 +98,24 @@ def _inbox_routes(service: NotificationService) -> list[HTTPRouteHandler]:
         """Events from another service's outbox."""
         return Receipt(undeliverable=list(await service.deliver(data.events)))
 
-    return [list_notifications, mark_notification_read, stream_notifications, deliver_events]
+    @post(UNTOLD_PATH, status_code=200, **internal())
+    async def find_untold_events(data: JSONBody[FindUntold]) -> Untold:
+        """Which of some events have not been told to all their recipients."""
+        return Untold(event_ids=list(await service.untold(data.events)))
+
+    @post(KEPT_PATH, status_code=200, **internal())
+    async def list_kept_events(data: JSONBody[ListKept]) -> KeptEvents:
+        """The events that came with a memo, for whoever sent them."""
+        return await service.kept_after(data.after)
+
+    return [
+        list_notifications,
+        mark_notification_read,
+        stream_notifications,
+        deliver_events,
+        find_untold_events,
+        list_kept_events,
+    ]
 
 
 def _webhook_routes(webhooks: Webhooks) -> list[HTTPRouteHandler]:

@@ -3,15 +3,21 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from ewallet.notification.messages import Receipt
+from ewallet.notification.messages import Addressed, ListKept, Receipt, Untold
 from ewallet.plumbing.http.doors import Door, chunks
 from ewallet.plumbing.outbox import Event, Undeliverable
+from ewallet.plumbing.reconciling import KeptEvents
 
 DELIVERY_PATH = "/internal/notification/events"
+UNTOLD_PATH = "/internal/notification/events/untold"
+KEPT_PATH = "/internal/notification/events/kept"
+
+RECONCILIATION = "reconciliation"
+"""The request on whose behalf inboxes are looked through."""
 
 
 class NotificationClient(Protocol):
-    """Takes events, at least once and in the order of their keys."""
+    """Takes events, at least once and in the order of their keys, and knows which it has taken."""
 
     async def deliver(self, events: Sequence[Event]) -> Sequence[Undeliverable]:
         """Store events and their effects; those that were stored before are silently accepted.
@@ -19,6 +25,12 @@ class NotificationClient(Protocol):
         Returns the events that cannot be taken, and those behind them of the same ordering key. OutcomeUnknown,
         Overloaded: hand the same events over again later.
         """
+
+    async def untold(self, events: Sequence[Event]) -> Sequence[str]:
+        """The ids of those events of which a recipient has not been told. OutcomeUnknown, Overloaded: ask again."""
+
+    async def kept_after(self, after: int) -> KeptEvents:
+        """A page of the events that came with a memo, in the order in which they arrived; 0 is before the first."""
 
 
 class HttpNotification:
@@ -40,3 +52,15 @@ class HttpNotification:
             undeliverable += [*receipt.undeliverable, *map(Undeliverable.behind, behind)]
             left = [event for event in left[len(chunk) :] if event.ordering_key not in waiting_keys]
         return undeliverable
+
+    async def untold(self, events: Sequence[Event]) -> Sequence[str]:
+        """See :class:`NotificationClient`."""
+        untold: list[str] = []
+        for chunk in chunks(Addressed(event.id, event.recipients) for event in events):
+            answer = await self._door.post(UNTOLD_PATH, {"events": chunk}, Untold, request_id=RECONCILIATION)
+            untold += answer.event_ids
+        return untold
+
+    async def kept_after(self, after: int) -> KeptEvents:
+        """See :class:`NotificationClient`."""
+        return await self._door.post(KEPT_PATH, ListKept(after), KeptEvents, request_id=RECONCILIATION)

@@ -109,6 +109,31 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: tuple[Event, ...]
 
 
+class Addressed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which event is for whom, without what it says."""
+
+    id: str
+    recipients: tuple[str, ...]
+
+
+class FindUntold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask which of some events have not been told."""
+
+    events: tuple[Addressed, ...]
+
+
+class Untold(msgspec.Struct, frozen=True):
+    """Those of which at least one recipient has not been told."""
+
+    event_ids: list[str]
+
+
+class ListKept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask for the events with memos behind the one at this place; 0 is before the first."""
+
+    after: int
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """What became of a delivery: everything is stored except the events named here."""
 

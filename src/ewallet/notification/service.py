@@ -16,7 +16,7 @@ from ewallet.kernel.errors import Refusal, invalid, not_found
 from ewallet.kernel.ids import derived_id, is_id
 from ewallet.notification import store
 from ewallet.notification.domain.words import Unrenderable, render
-from ewallet.notification.messages import Notification, NotificationList
+from ewallet.notification.messages import Addressed, Notification, NotificationList
 from ewallet.notification.senders.streams import Listener, Listeners
 from ewallet.notification.webhooks import new_deliveries
 from ewallet.plumbing import failpoints, tracing
@@ -25,12 +25,15 @@ from ewallet.plumbing.database import Database, DatabaseUnavailable
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.outbox import Event, Undeliverable
+from ewallet.plumbing.reconciling import AT_ONCE, KeptEvent, KeptEvents
 
 HEARTBEAT_SECONDS = 15
 """Proxies close a connection that is silent for longer; half a minute is a common bound."""
 
 STREAM_PAGE = 100
 """How many missed notifications a stream reads at once."""
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 Position = tuple[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
 """Where a page of the inbox ends: a place in the sequence."""
@@ -91,6 +94,18 @@ class NotificationService:
         if span is not None:
             stored.add_done_callback(lambda _: span.end())
         return stored
+
+    async def untold(self, events: Sequence[Event] | Sequence[Addressed]) -> Sequence[str]:
+        """The ids of those events of which a recipient has not been told."""
+        wanted = {_notification_id(event.id, each): event.id for event in events for each in event.recipients}
+        known = await self._database.reading(lambda tx: store.known(tx, wanted))
+        return sorted({event_id for notification_id, event_id in wanted.items() if notification_id not in known})
+
+    async def kept_after(self, after: int) -> KeptEvents:
+        """A page of the events that came with a memo, in the order in which they arrived."""
+        rows = await self._database.reading(lambda tx: store.kept_after(tx, after, AT_ONCE))
+        items = [KeptEvent(row.event, _decode(row.data), _decode(row.memo)) for row in rows]
+        return KeptEvents(items, rows[-1].sequence if rows else None)
 
     async def inbox(
         self, caller: Caller, *, unread: bool | None, limit: int, cursor: str | None
@@ -163,18 +178,24 @@ class NotificationService:
 def _notifications(event: Event) -> list[store.NewNotification]:
     """The notifications of one event, the same ones every time. Unrenderable: it cannot be put into words."""
     data = encode(event.data).decode()
+    memo = encode(event.memo).decode() if event.memo is not None else None
     return [
         store.NewNotification(
-            id=derived_id("ntf", event.id, recipient),
+            id=_notification_id(event.id, recipient),
             user_id=recipient,
             event=event.name,
             title=text.title,
             body=text.body,
             data=data,
             created_at=event.occurred_at,
+            memo=memo,
         )
         for recipient, text in render(event.name, event.data, event.recipients).items()
     ]
+
+
+def _notification_id(event_id: str, recipient: str) -> str:
+    return derived_id("ntf", event_id, recipient)
 
 
 def _starting_place(tx: Connection, user_id: str, after: str | None) -> int | None:
@@ -189,7 +210,7 @@ def _notification(row: Row[Any]) -> Notification:
         event=row.event,
         title=row.title,
         body=row.body,
-        data=msgspec.json.decode(row.data),
+        data=_decode(row.data),
         read_at=None if row.read_at is None else rfc3339(row.read_at),
         created_at=rfc3339(row.created_at),
     )

@@ -41,6 +41,14 @@ inbox = table(
     Index("notification_inbox_by_user_unread", "user_id", "read_at", "sequence"),
 )
 
+memos = table(
+    "notification_memos",
+    metadata,
+    # That of the notification beside which it is kept; few events have a memo.
+    Column("sequence", INTEGER, primary_key=True, autoincrement=False),
+    Column("memo", LONG_TEXT, nullable=False),
+)
+
 inbox_head = table(
     "notification_inbox_head",
     metadata,
@@ -111,7 +119,10 @@ SCAN_ROWS = 500
 
 
 class NewNotification(NamedTuple):
-    """A row of the inbox before it has its place in the sequence; ``data`` is JSON, ``created_at`` in microseconds."""
+    """A row of the inbox before it has its place in the sequence, and its memo, if any.
+
+    ``data`` and ``memo`` are JSON, ``created_at`` is in microseconds.
+    """
 
     id: str
     user_id: str
@@ -120,6 +131,7 @@ class NewNotification(NamedTuple):
     body: str
     data: str
     created_at: int
+    memo: str | None = None
 
 
 def add(tx: Connection, notifications: Sequence[NewNotification]) -> Collection[str]:
@@ -131,11 +143,29 @@ def add(tx: Connection, notifications: Sequence[NewNotification]) -> Collection[
         return ()
     (sequence,) = statements.lock_head(tx, inbox_head, "sequence")
     by_id = {notification.id: notification for notification in notifications}
-    known = {row[0] for row in statements.rows_in(tx, inbox, "id", by_id, columns=("id",))}
-    new = [notification for notification in by_id.values() if notification.id not in known]
-    insert_rows(tx, inbox, [(place, *fields, None) for place, fields in enumerate(new, sequence + 1)])
+    stored = known(tx, by_id)
+    new = [notification for notification in by_id.values() if notification.id not in stored]
+    placed = list(enumerate(new, sequence + 1))
+    insert_rows(tx, inbox, [(place, *fields[:-1], None) for place, fields in placed])
+    insert_rows(tx, memos, [(place, fields.memo) for place, fields in placed if fields.memo is not None])
     statements.set_head(tx, inbox_head, sequence=sequence + len(new))
-    return by_id.keys() - known
+    return by_id.keys() - stored
+
+
+def known(tx: Connection, ids: Collection[str]) -> set[str]:
+    """Those ids that a notification has."""
+    return {row[0] for row in statements.rows_in(tx, inbox, "id", ids, columns=("id",))}
+
+
+def kept_after(tx: Connection, after: int, limit: int) -> Sequence[Row[int, str, str, str]]:
+    """The next notifications that have a memo, by their sequence: ``sequence, event, data, memo``."""
+    return tx.execute(
+        select(inbox.c.sequence, inbox.c.event, inbox.c.data, memos.c.memo)
+        .join_from(memos, inbox, memos.c.sequence == inbox.c.sequence)
+        .where(memos.c.sequence > after)
+        .order_by(memos.c.sequence)
+        .limit(limit)
+    ).all()
 
 
 def page(tx: Connection, user_id: str, *, unread: bool | None, before: int | None, limit: int) -> Sequence[Row[Any]]:

@@ -118,6 +118,11 @@ class AuditLog:
             query = query.where(self.records.c.sequence < before)
         return tx.execute(query).all()
 
+    def following(self, tx: Connection, after: int, limit: int) -> Sequence[Row[Any]]:
+        """The next records behind a number, oldest first; 0 is before the first."""
+        sequence = self.records.c.sequence
+        return tx.execute(select(self.records).where(sequence > after).order_by(sequence).limit(limit)).all()
+
     def first_fault(self, tx: Connection, seen: Seen = lambda _count: None) -> str | None:
         """Walk the whole chain; a sentence that names the first wrong record, or None where all is well.
 
@@ -125,7 +130,7 @@ class AuditLog:
         """
         expected, last_hash = 1, CHAIN_START
         heads = self._heads(tx)
-        while page := self._page(tx, expected):
+        while page := self.following(tx, expected - 1, verifying.AT_ONCE):
             seen(len(page))
             for row in page:
                 fields, stored_hash = tuple(row)[:-1], row.hash
@@ -137,12 +142,6 @@ class AuditLog:
                 expected += 1
             heads = self._heads(tx)
         return self._stray(tx) or _head_fault(heads, expected - 1, last_hash)
-
-    def _page(self, tx: Connection, start: int) -> Sequence[Row[Any]]:
-        records = self.records
-        return tx.execute(
-            select(records).where(records.c.sequence >= start).order_by(records.c.sequence).limit(verifying.AT_ONCE)
-        ).all()
 
     def _heads(self, tx: Connection) -> Sequence[Row[Any]]:
         return tx.execute(select(self.head)).all()

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import Column, Connection, MetaData, Row, select, update
+from sqlalchemy import Column, Connection, MetaData, Row, delete, select, update
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import OutcomeUnknown
@@ -55,7 +55,8 @@ REST_SECONDS = 0.05
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened. ``recipients`` are user ids; ``ordering_key`` groups events whose order matters.
 
-    ``trace`` is that of the request that caused it, if it is in one.
+    ``trace`` is that of the request that caused it, if it is in one. ``memo`` is the sender's own: kept by the
+    receiver, given back to the sender, shown to nobody.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     occurred_at: int
     request_id: str
     trace: str = ""
+    memo: dict[str, Any] | None = None
 
 
 class Undeliverable(msgspec.Struct, frozen=True):
@@ -149,6 +151,21 @@ class Outbox:
         yield Figure(OUTBOX_WAITING, (self.service,), count(tx, self.events))
         yield Figure(OUTBOX_OLDEST, (self.service,), age)
         yield Figure(OUTBOX_DEAD_LETTERS, (self.service,), count(tx, self.dead))
+
+    def kept(self, tx: Connection, ids: Collection[str]) -> set[str]:
+        """Those of some events that have not been handed over, or were given up. Reads both tables whole."""
+        queries = [select(each.c.event_id).where(each.c.event_id.in_(ids)) for each in (self.events, self.dead)]
+        return {event_id for query in queries for (event_id,) in tx.execute(query)}
+
+    def dead_after(self, tx: Connection, after: int) -> list[tuple[int, Event]]:
+        """The next dead letters, by their sequence."""
+        sequence = self.dead.c.sequence
+        query = select(sequence, self.dead.c.payload).where(sequence > after).order_by(sequence).limit(BATCH)
+        return [(row.sequence, _decode(row.payload)) for row in tx.execute(query)]
+
+    def bury(self, tx: Connection, sequences: Collection[int]) -> None:
+        """Remove dead letters that were taken after all."""
+        tx.execute(delete(self.dead).where(self.dead.c.sequence.in_(sequences)))
 
     def settle(self, tx: Connection, rows: Sequence[Row[Any]], errors: dict[str, str], now: int) -> int:
         """Remove what was delivered; put off or give up what was not. Returns the number given up.

@@ -1,4 +1,4 @@
-"""The inbox, the head row that orders it, merchants' webhooks, and what is delivered to them."""
+"""The inbox, the head row that orders it, memos of events, merchants' webhooks, and what is delivered to them."""
 
 from alembic import op
 from sqlalchemy import Column, Index, MetaData, UniqueConstraint
@@ -36,6 +36,12 @@ def upgrade() -> None:
         UniqueConstraint("id", name="notification_inbox_id"),
         Index("notification_inbox_by_user", "user_id", "sequence"),
         Index("notification_inbox_by_user_unread", "user_id", "read_at", "sequence"),
+    )
+    table(
+        "notification_memos",
+        metadata,
+        Column("sequence", INTEGER, primary_key=True, autoincrement=False),
+        Column("memo", LONG_TEXT, nullable=False),
     )
     head = table(
         "notification_inbox_head",
