@@ -10,8 +10,10 @@ from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import OutcomeUnknown, Reason
 from ewallet.plumbing.http.doors import Door
+from ewallet.plumbing.reconciling import Case, Compared, KeptEvent
 from ewallet.wallet.client import HttpWallet, WalletBooks, WalletClient
 from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupPosted, GroupRefused, OpenWallet, StoredOrders
+from ewallet.wallet.store import outbox
 from tests.support.wallet import (
     ALICE,
     BOB,
@@ -135,6 +137,48 @@ async def test_orders_come_back_as_they_were_sent_in_their_sequence_with_their_o
     assert page.after is not None
     assert await wallet.orders_after(page.after) == StoredOrders(items=[], after=None)
     assert await wallet.find_orders([orders[1].id, "grp_unknown"]) == page.items[1:2]
+
+
+@pytest.mark.usefixtures("people")
+async def test_users_without_a_wallet_are_named(wallet: WalletBooks) -> None:
+    assert await wallet.without_wallet([ALICE, "usr_nobody", BOB]) == ["usr_nobody"]
+
+
+@pytest.mark.usefixtures("people")
+async def test_what_notification_knows_and_the_wallet_does_not_is_booked_again(
+    wallet: WalletBooks, served: ServedWallet
+) -> None:
+    data = {"customerId": ALICE, "transferId": "trf_lost", "amount": 5_00, "currency": "USD", "reference": "lost"}
+    memo = {"actor": "cli_backend", "requestId": "req_lost", "key": "key-lost"}
+    served.listener.kept = [KeptEvent("wallet.debited", {**data, "description": None}, memo)]
+
+    compared, again = await wallet.repeat_movements(0), await wallet.repeat_movements(0)
+
+    case = Case("trf_lost", "a debit was told, but the wallet had lost it", 5_00, "USD", "booked again", settled=True)
+    assert compared == Compared([case], 1)
+    assert again == Compared([], 1)
+    assert await wallet.repeat_movements(1) == Compared([], None)
+    assert await available(served.service, ALICE) == 95_00
+
+
+@pytest.mark.usefixtures("people")
+async def test_what_the_wallet_has_told_and_nobody_knows_is_told_again(
+    wallet: WalletBooks, served: ServedWallet
+) -> None:
+    """Exactly as it was told first; what notification has is not told again."""
+    for _ in range(1000):
+        if not served.service._database.read(outbox.waiting):
+            break
+        await asyncio.sleep(0.01)  # what waits there is under way
+    [first] = served.listener.events
+    assert await wallet.repeat_events(0) == Compared([], 3)
+    served.listener.forgotten.add(first.id)
+
+    compared = await wallet.repeat_events(0)
+
+    what = f"wallet.credited of {ALICE} was told, but lost"
+    assert compared.cases == [Case(first.id, what, 100_00, "USD", "told again", settled=True)]
+    assert served.listener.events == [first, first]
 
 
 @pytest.mark.usefixtures("people")

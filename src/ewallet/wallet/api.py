@@ -26,12 +26,25 @@ from ewallet.plumbing.http.contract import (
     protected,
 )
 from ewallet.plumbing.http.problems import problem_response
-from ewallet.wallet.client import ABANDONS_PATH, FIND_PATH, GROUPS_PATH, LIST_PATH, TRIES_PATH, WALLETS_PATH
+from ewallet.plumbing.reconciling import Compared
+from ewallet.wallet.client import (
+    ABANDONS_PATH,
+    EVENTS_PATH,
+    FIND_PATH,
+    GROUPS_PATH,
+    LIST_PATH,
+    MOVEMENTS_PATH,
+    OWNERS_PATH,
+    TRIES_PATH,
+    WALLETS_PATH,
+)
 from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import (
     AuditTrail,
     ChangeStatus,
+    Compare,
     FindOrders,
+    FindOwners,
     GroupOrder,
     GroupOutcome,
     GroupUnknown,
@@ -231,6 +244,21 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         await service.open_wallet(data)
         return WalletOpened(owner=data.owner)
 
+    @post(OWNERS_PATH, status_code=200, **internal())
+    async def find_missing_wallets(data: JSONBody[FindOwners]) -> list[str]:
+        """Which of some users have no wallet."""
+        return list(await service.without_wallet(data.owners))
+
+    @post(MOVEMENTS_PATH, status_code=200, **internal())
+    async def repeat_movements(data: JSONBody[Compare]) -> Compared:
+        """Book again direct credits and debits that notification was told of and the wallet has lost."""
+        return await service.repeat_movements(data.after)
+
+    @post(EVENTS_PATH, status_code=200, **internal())
+    async def repeat_events(data: JSONBody[Compare]) -> Compared:
+        """Tell notification again what it should know and does not."""
+        return await service.repeat_events(data.after)
+
     return [
         credit_wallet,
         debit_wallet,
@@ -251,6 +279,9 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         find_groups,
         list_groups,
         open_wallet,
+        find_missing_wallets,
+        repeat_movements,
+        repeat_events,
     ]
 
 

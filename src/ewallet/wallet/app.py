@@ -38,7 +38,7 @@ def create_app(
     database = open_database(settings.database_url("wallet"), "wallet")
     owner = new_id("own", clock())
     relay = Relay(database, store.outbox, store.leases, notification.deliver, owner=owner, clock=clock)
-    service = WalletService(database, clock=clock, limits=limits, events_added=relay.wake.set)
+    service = WalletService(database, clock=clock, limits=limits, events_added=relay.wake.set, receiver=notification)
     expiry = HoldExpiry(service)
     figures = Figures(database, store.figures, clock)
 

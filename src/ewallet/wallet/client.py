@@ -7,8 +7,11 @@ from typing import Protocol
 from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing.batching import Failed, Gatherer
 from ewallet.plumbing.http.doors import Door, chunks
+from ewallet.plumbing.reconciling import Compared
 from ewallet.wallet.messages import (
+    Compare,
     FindOrders,
+    FindOwners,
     GroupOrder,
     GroupOutcome,
     GroupUnknown,
@@ -25,9 +28,13 @@ ABANDONS_PATH = "/internal/wallet/groups/abandon"
 FIND_PATH = "/internal/wallet/groups/find"
 LIST_PATH = "/internal/wallet/groups/list"
 
-RECONCILIATION = "reconciliation"
-"""The request on whose behalf orders are looked through."""
 WALLETS_PATH = "/internal/wallet/wallets"
+OWNERS_PATH = "/internal/wallet/wallets/missing"
+EVENTS_PATH = "/internal/wallet/events/repeat"
+MOVEMENTS_PATH = "/internal/wallet/movements/repeat"
+
+RECONCILIATION = "reconciliation"
+"""The request on whose behalf the books are looked through."""
 
 
 class WalletClient(Protocol):
@@ -54,13 +61,22 @@ class WalletClient(Protocol):
 
 
 class WalletBooks(WalletClient, Protocol):
-    """What reconciliation may ask beside that: what the wallet has decided so far."""
+    """What reconciliation may ask beside that: what the wallet has decided so far, and what it should have."""
 
     async def find_orders(self, ids: Sequence[str]) -> Sequence[StoredOrder]:
         """Those of some orders that the wallet has decided, in no order."""
 
     async def orders_after(self, after: int) -> StoredOrders:
         """A page of the orders of other services, in the sequence in which they were decided."""
+
+    async def without_wallet(self, owners: Sequence[str]) -> Sequence[str]:
+        """Those of some users that have no wallet."""
+
+    async def repeat_movements(self, after: int) -> Compared:
+        """Compare a page of the direct credits and debits that notification was told of; book again what is missing."""
+
+    async def repeat_events(self, after: int) -> Compared:
+        """Compare a page of what the wallet has told with what notification knows; tell again what is missing."""
 
 
 Orders = Gatherer[GroupOrder, GroupOutcome]
@@ -99,6 +115,19 @@ class HttpWallet:
     async def orders_after(self, after: int) -> StoredOrders:
         """See :class:`WalletClient`."""
         return await self._door.post(LIST_PATH, ListOrders(after=after), StoredOrders, request_id=RECONCILIATION)
+
+    async def without_wallet(self, owners: Sequence[str]) -> Sequence[str]:
+        """See :class:`WalletBooks`."""
+        wanted = FindOwners(owners=list(owners))
+        return await self._door.post(OWNERS_PATH, wanted, list[str], request_id=RECONCILIATION)
+
+    async def repeat_movements(self, after: int) -> Compared:
+        """See :class:`WalletBooks`."""
+        return await self._door.post(MOVEMENTS_PATH, Compare(after=after), Compared, request_id=RECONCILIATION)
+
+    async def repeat_events(self, after: int) -> Compared:
+        """See :class:`WalletBooks`."""
+        return await self._door.post(EVENTS_PATH, Compare(after=after), Compared, request_id=RECONCILIATION)
 
     async def _send(self, path: str, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome | Failed]:
         outcomes: list[GroupOutcome | GroupUnknown] = []

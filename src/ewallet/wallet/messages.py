@@ -72,6 +72,8 @@ class GroupOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     asked. ``spender`` is the owner whose limits the group counts towards, if anybody's: with the sum of its POSTED and
     PENDING transfers out of that owner's account. ``memo`` is the sender's own, kept and given back as it is. ``trace``
     is where the request stands in a trace; nothing of it is kept.
+    ``applied_at`` is when a group that the wallet has lost had been applied first, and no part of what was ordered: a
+    hold that was alive then can still be finished.
     """
 
     id: str
@@ -84,6 +86,7 @@ class GroupOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     actor: str
     request_id: str
     trace: str = ""
+    applied_at: int | None = None
 
 
 class GroupPosted(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="posted"):
@@ -139,6 +142,18 @@ class FindOrders(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 class ListOrders(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Ask for the orders that were decided after the one at this place; 0 is before the first."""
+
+    after: int
+
+
+class FindOwners(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Ask which of some users have no wallet."""
+
+    owners: list[str]
+
+
+class Compare(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Ask for the comparison of a page with what notification knows; 0 is before the first."""
 
     after: int
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Annotated, Any, assert_never
 
 import msgspec
+import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -26,8 +27,9 @@ from ewallet.plumbing.database import Database
 from ewallet.plumbing.deadlines import request_ends_at
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.outbox import Event
+from ewallet.plumbing.reconciling import Case, Compared, KeptEvent, Receiver, Retelling
 from ewallet.plumbing.verifying import digest
-from ewallet.wallet import store
+from ewallet.wallet import reconcile, store
 from ewallet.wallet.domain import ledger
 from ewallet.wallet.domain.limits import (
     UNLIMITED,
@@ -80,6 +82,8 @@ from ewallet.wallet.messages import (
     wallet_account,
 )
 from ewallet.wallet.store import StatementFilter, StoredGroup, StoredKey
+
+log = structlog.get_logger()
 
 EXPIRED_AT_ONCE = 200
 """Holds ended in one round of the expiry; a batch takes no more than 256 items."""
@@ -179,7 +183,14 @@ class Expiry:
     hold: Hold
 
 
-Item = GroupOrder | Abandonment | Movement | Opening | StatusChange | LimitsChange | Expiry
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """A movement that was booked once and has been lost."""
+
+    movement: Movement
+
+
+Item = GroupOrder | Abandonment | Movement | Repetition | Opening | StatusChange | LimitsChange | Expiry
 
 
 @dataclass(slots=True)
@@ -209,6 +220,8 @@ class _Needs:
                 self._add_transfer(item.transfer)
                 if item.key_id is not None:
                     self.keys.add(item.key_id)
+            case Repetition():
+                self.add(item.movement)
             case Opening():
                 self.owners.add(item.owner)
                 self.accounts.update(wallet_account(owner, item.currency) for owner in (item.owner, *PLATFORM_OWNERS))
@@ -284,6 +297,8 @@ class _Batch:
                 return self.abandon(item.order)
             case Movement():
                 return self.move(item)
+            case Repetition():
+                return self.repeat(item.movement)
             case Opening():
                 return self.open(item)
             case StatusChange():
@@ -337,7 +352,13 @@ class _Batch:
     def _decide_group(self, order: GroupOrder) -> GroupOutcome:
         transfers = [_transfer(each) for each in order.transfers]
         applied = self._apply(
-            transfers, order.id, order.transaction_id, order.reference, order.description, spender=order.spender
+            transfers,
+            order.id,
+            order.transaction_id,
+            order.reference,
+            order.description,
+            spender=order.spender,
+            as_of=order.applied_at,
         )
         return self._conclude(order, applied if isinstance(applied, Verdict) else None, "wallet.post_group")
 
@@ -382,6 +403,14 @@ class _Batch:
         self.new_keys.append(key)
         return {"key": key_id, "keyDigest": digest(store.key_row(key))}
 
+    def repeat(self, movement: Movement) -> Moved:
+        """Book a movement again that was lost. A refusal is not stored: it would stand where there was none."""
+        if movement.group_id not in self.groups:
+            verdict = ledger.check(self.book, movement.transfer, self.now)
+            if verdict is not None:
+                return Moved(refusal_of(verdict), replayed=False)
+        return self.move(movement)
+
     def _decide_movement(self, movement: Movement, group_id: str) -> StoredGroup:
         request = movement.request
         applied: list[Entry] | Verdict
@@ -395,7 +424,7 @@ class _Batch:
         refusal = refusal_of(verdict) if verdict is not None else None
         body, request_id = _movement_body(movement), movement.caller.request_id
         stored = self._store_outcome(group_id, verdict, refusal, body=body, answer=encoded, request_id=request_id)
-        self._record(
+        record = self._record(
             movement.caller,
             f"wallet.{movement.type.lower()}",
             request.customer_id,
@@ -405,27 +434,16 @@ class _Batch:
             currency=request.currency,
             **self._store_key(movement),
         )
+        if verdict is None:
+            self.events.append(
+                reconcile.movement_event(record, stored, movement.idempotency_key, movement.caller.trace)
+            )
         return stored
 
     def _moved(self, movement: Movement) -> MoneyMoved:
-        """The answer to a movement that has just been applied; announces it, too."""
+        """The answer to a movement that has just been applied."""
         request = movement.request
         available = self.book.accounts[wallet_account(request.customer_id, request.currency)].available
-        self._announce(
-            movement.transfer_id,
-            "wallet.credited" if movement.type is MovementType.CREDIT else "wallet.debited",
-            request.customer_id,
-            movement.caller,
-            {
-                "customerId": request.customer_id,
-                "transferId": movement.transfer_id,
-                "amount": request.amount,
-                "currency": request.currency,
-                "available": available,
-                "reference": request.reference,
-                "description": request.description,
-            },
-        )
         return MoneyMoved(
             transfer_id=movement.transfer_id,
             customer_id=request.customer_id,
@@ -446,8 +464,9 @@ class _Batch:
         description: str | None,
         *,
         spender: str | None = None,
+        as_of: int | None = None,
     ) -> list[Entry] | Verdict:
-        applied = ledger.apply(self.book, transfers, self.now, spender=spender)
+        applied = ledger.apply(self.book, transfers, self.now, spender=spender, as_of=as_of)
         if isinstance(applied, Verdict):
             return applied
         for entry in applied:
@@ -559,11 +578,10 @@ class _Batch:
         set_status(wallet, own, status, self.now)
         self.changed_wallets[wallet.owner] = wallet
         self._touch(*(account.id for account in own))
-        self.audit.append(AuditRecord.of(change.caller, action, wallet.owner, reason=change.reason))
-        if status is not Status.CLOSED:
-            name = "wallet.frozen" if status is Status.FROZEN else "wallet.unfrozen"
-            data = {"customerId": wallet.owner, "reason": change.reason}
-            self._announce(change.id, name, wallet.owner, change.caller, data)
+        record = AuditRecord.of(change.caller, action, wallet.owner, reason=change.reason, change=change.id)
+        self.audit.append(record)
+        if (event := reconcile.status_event(record, self.now, change.caller.trace)) is not None:
+            self.events.append(event)
         return None
 
     def change_limits(self, change: LimitsChange) -> Refusal | None:
@@ -585,21 +603,7 @@ class _Batch:
 
     # --- telling
 
-    def _announce(self, source_id: str, name: str, owner: str, caller: Caller, data: dict[str, Any]) -> None:
-        self.events.append(
-            Event(
-                id=derived_id("evt", source_id, name),
-                name=name,
-                ordering_key=owner,
-                recipients=(owner,),
-                data=data,
-                occurred_at=self.now,
-                request_id=caller.request_id,
-                trace=caller.trace,
-            )
-        )
-
-    def _record(self, caller: Caller, action: str, subject: str, stored: StoredGroup, **detail: Any) -> None:
+    def _record(self, caller: Caller, action: str, subject: str, stored: StoredGroup, **detail: Any) -> AuditRecord:
         """Audit the outcome of an order; ``outcome`` is the verdict where it was refused.
 
         The digests are those of the group's row and of its transfers'; ``verify`` looks for them, and for the key's.
@@ -611,7 +615,9 @@ class _Batch:
             "group": stored.id,
             "digests": [digest(store.group_row(stored)), *map(digest, rows)],
         }
-        self.audit.append(AuditRecord.of(caller, action, subject, result=stored.reason or SUCCEEDED, **detail))
+        record = AuditRecord.of(caller, action, subject, result=stored.reason or SUCCEEDED, **detail)
+        self.audit.append(record)
+        return record
 
 
 # --- the use cases ------------------------------------------------------------------------------------------------
@@ -627,15 +633,18 @@ class WalletService:
         clock: Clock,
         limits: LimitSchedule = UNLIMITED,
         events_added: Callable[[], None] = lambda: None,
+        receiver: Receiver | None = None,
     ) -> None:
         """``limits`` hold for everybody who has none of their own.
 
         ``events_added`` is called after events were written: their relay need not wait for its next round.
+        ``receiver`` is whom they are for; needed to reconcile with it.
         """
         self._database = database
         self._clock = clock
         self._limits = limits
         self._events_added = events_added
+        self._receiver = receiver
         self._batcher: Batcher[Item, Any] = Batcher(database, self._apply)
         self._looks = Gatherer(self._look, name="wallet-looks")
 
@@ -676,13 +685,56 @@ class WalletService:
         """A page of the groups of other services, in the sequence in which they were decided."""
 
         def find(tx: Connection) -> StoredOrders:
-            records = store.audit_records_after(tx, after, LISTED_AT_ONCE)
+            records = store.audit.following(tx, after, LISTED_AT_ONCE)
             ids = [_decode_detail(row.detail)["group"] for row in records if row.action in _GROUP_ACTIONS]
             group_by_id = store.groups_by_id(tx, ids)
             items = [_stored_order(group_by_id[each]) for each in ids]
             return StoredOrders(items=items, after=records[-1].sequence if records else None)
 
         return await self._database.reading(find)
+
+    # --- for reconciliation
+
+    async def without_wallet(self, owners: Sequence[str]) -> Sequence[str]:
+        """Those of some users that have no wallet."""
+        known = await self._database.reading(lambda tx: store.roles_of(tx, owners))
+        return [owner for owner in owners if owner not in known]
+
+    async def repeat_events(self, after: int) -> Compared:
+        """Tell again what was told and is not known to the receiver; page by page, 0 is before the first."""
+        return await Retelling(self._database, store.outbox, self._known_receiver(), reconcile.told_after).page(after)
+
+    async def repeat_movements(self, after: int) -> Compared:
+        """Book again what the receiver was told of and the wallet has lost; page by page, 0 is before the first."""
+        kept = await self._known_receiver().kept_after(after)
+        movements = [_movement_told(event) for event in kept.items]
+        ids = [movement.group_id for movement in movements]
+        groups = await self._database.reading(lambda tx: store.groups_by_id(tx, ids))
+        cases = [await self._compared(movement, groups.get(movement.group_id)) for movement in movements]
+        self._events_added()
+        return Compared([case for case in cases if case is not None], kept.after)
+
+    async def _compared(self, movement: Movement, stored: StoredGroup | None) -> Case | None:
+        """The case of a movement that was told, where what is stored under its reference is not that."""
+        if stored is None:
+            return await self._repeated(movement)
+        if stored.body.encode() == _movement_body(movement) and stored.reason is None:
+            return None
+        return _movement_case(movement, "nothing: its reference was used again", settled=False)
+
+    async def _repeated(self, movement: Movement) -> Case:
+        request, caller = movement.request, movement.caller
+        # There was a balance in this currency; where there is not even a wallet, the movement is refused.
+        await self._submit(Opening(request.customer_id, None, request.currency, caller.subject, caller.request_id))
+        moved: Moved = await self._submit(Repetition(movement))
+        if isinstance(moved.answer, Refusal):
+            return _movement_case(movement, f"nothing: {moved.answer.detail}", settled=False)
+        return _movement_case(movement, "booked again", settled=True)
+
+    def _known_receiver(self) -> Receiver:
+        if self._receiver is None:
+            raise InvariantBroken("the wallet was not told who receives its events")
+        return self._receiver
 
     # --- for clients
 
@@ -887,6 +939,27 @@ def _stored_order(stored: StoredGroup) -> StoredOrder:
 def _movement_body(movement: Movement) -> bytes:
     request = movement.request
     return _encode((movement.type, request.customer_id, request.amount, request.currency, request.description))
+
+
+def _movement_told(event: KeptEvent) -> Movement:
+    """The movement that an event was about, with the ids and keys that it had."""
+    data, memo = event.data, event.memo
+    request = MoveMoney(
+        customer_id=data["customerId"],
+        amount=data["amount"],
+        currency=data["currency"],
+        reference=data["reference"],
+        description=data["description"],
+    )
+    caller = Caller(memo["actor"], Role.SERVICE, memo["requestId"])
+    type_ = reconcile.MOVEMENT_TYPES[event.name]
+    return Movement(caller, type_, request, memo.get("key"), transfer_id=data["transferId"])
+
+
+def _movement_case(movement: Movement, done: str, *, settled: bool) -> Case:
+    request, what = movement.request, f"a {movement.type.lower()} was told, but the wallet had lost it"
+    log.warning("wallet.reconciled", transfer=movement.transfer_id, amount=request.amount, done=done)
+    return Case(movement.transfer_id, what, request.amount, request.currency, done, settled)
 
 
 def _differing_name(stored: str, wanted: bytes, names: Sequence[str]) -> str | None:

@@ -451,15 +451,6 @@ def key_row(key: StoredKey) -> tuple[Any, ...]:
     return key.id, key.caller, key.idempotency_key, key.group_id, key.at
 
 
-# --- reading for other services -----------------------------------------------------------------------------------
-
-
-def audit_records_after(tx: Connection, after: int, limit: int) -> Sequence[Row[Any]]:
-    """The next records of the audit, oldest first; a group stands where its record stands."""
-    sequence = audit.records.c.sequence
-    return tx.execute(select(audit.records).where(sequence > after).order_by(sequence).limit(limit)).all()
-
-
 # --- figures ------------------------------------------------------------------------------------------------------
 
 

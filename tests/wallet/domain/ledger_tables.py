@@ -12,6 +12,7 @@
     group    T4 A1 A2 5 | hold H2 A1 M1 5 role=MERCHANT  => posted
     limit    A1 payment=50 day=90 month=99     what A1 may spend, from now on
     transfer T1 A1 M1 60 by=A1      => posted  counts towards the limits of A1; one `by` counts for the whole group
+    post     T5 A1 A2 40 of=H1 ago=9           as of nine seconds ago: an order that was lost and comes again
     spent    A1 60 today 90 this month
     wait 5                                     seconds go by
     wait 3d                                    days go by
@@ -21,6 +22,8 @@
 Amounts are minor units. The first day is January 1, 1970. Times and currencies that a table does not mention are the
 same for all.
 """
+
+from collections.abc import Mapping
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
 from ewallet.wallet.domain.ledger import apply, expire, require_sound, sums
@@ -71,9 +74,9 @@ class Table:
             case "expire", [hold]:
                 return expire(self.book, self.book.holds[hold], self.now)
             case "group", words:
-                return self._apply([_part(part.split()) for part in rest.split("|")], _options(words).get("by"))
+                return self._apply([_part(part.split()) for part in rest.split("|")], _options(words))
             case _, words:
-                return self._apply([_transfer(verb, words)], _options(words).get("by"))
+                return self._apply([_transfer(verb, words)], _options(words))
         return None
 
     def _open(self, name: str, balance: int, words: list[str]) -> None:
@@ -83,8 +86,9 @@ class Table:
         account.credits_posted = balance
         self.book.accounts[account.id] = account
 
-    def _apply(self, transfers: list[Transfer], spender: str | None = None) -> str:
-        answer = apply(self.book, transfers, self.now, spender=spender)
+    def _apply(self, transfers: list[Transfer], options: Mapping[str, str]) -> str:
+        as_of = self.now - int(options["ago"]) * MICROSECONDS_PER_SECOND if "ago" in options else None
+        answer = apply(self.book, transfers, self.now, spender=options.get("by"), as_of=as_of)
         return "posted" if isinstance(answer, list) else answer
 
 

@@ -119,6 +119,19 @@ TABLES = {
         void     T4 A1 A2 60 of=H1 => pending_transfer_expired
         transfer T5 A1 A2 100 => posted
     """,
+    "what was finished in time and lost can be finished again, until the hold is released": """
+        account  A1 100
+        account  A2 0
+        hold     H1 A1 A2 60 timeout=10 => posted
+        hold     H2 A1 A2 30 timeout=10 => posted
+        wait     12
+        post     T1 A1 A2 60 of=H1 ago=2 => pending_transfer_expired
+        post     T1 A1 A2 60 of=H1 ago=3 => posted
+        expire   H1 => False
+        expire   H2 => True
+        post     T2 A1 A2 30 of=H2 ago=3 => pending_transfer_expired
+        balance  A1 40 held 0
+    """,
     "a hold that was finished in time does not expire": """
         account  A1 100
         account  A2 0
@@ -442,7 +455,7 @@ def test_debits_that_cannot_be_counted_are_refused() -> None:
 
 
 def test_a_group_without_transfers_is_refused() -> None:
-    assert Table()._apply([]) is Verdict.GROUP_MUST_NOT_BE_EMPTY
+    assert Table()._apply([], {}) is Verdict.GROUP_MUST_NOT_BE_EMPTY
 
 
 def test_every_verdict_of_the_ledger_stands_in_a_table() -> None:

@@ -29,15 +29,18 @@ MAXIMUM_TIMEOUT_SECONDS = 366 * 24 * 3600
 NOTHING_SPENT: Spending = {}
 
 
-def apply(book: Book, transfers: Sequence[Transfer], now: int, *, spender: str | None = None) -> list[Entry] | Verdict:
+def apply(
+    book: Book, transfers: Sequence[Transfer], now: int, *, spender: str | None = None, as_of: int | None = None
+) -> list[Entry] | Verdict:
     """Apply a group of transfers, all or none, and return its entries; a Verdict leaves the book as it was.
 
-    ``spender`` is the owner whose limits hold for the group as a whole.
+    ``spender`` is the owner whose limits hold for the group as a whole. ``as_of`` is when a group that was lost had
+    been applied first: a hold that was alive then, and has not been released since, can still be finished.
     """
     spending = NOTHING_SPENT if spender is None else spending_of(transfers, spender)
     entries: list[Entry] = []
     for transfer in transfers:
-        verdict = check(book, transfer, now, spending)
+        verdict = check(book, transfer, now if as_of is None else as_of, spending)
         if verdict is not None:
             for entry in reversed(entries):
                 _undo(book, entry)
