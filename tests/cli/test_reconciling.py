@@ -50,7 +50,7 @@ def test_what_was_put_right_is_shown_once(settings: Settings, capsys: pytest.Cap
     assert "posted again" in shown
 
     reconcile(settings)
-    assert capsys.readouterr().out == "✓ payment and the wallet agree\n"
+    assert capsys.readouterr().out == "✓ payments, postings and events agree\n"
 
 
 def test_what_is_left_ends_in_a_sentence(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

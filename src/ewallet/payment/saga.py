@@ -381,7 +381,7 @@ def _settle_payments(tx: Connection, steps: Sequence[Settle], now: int) -> dict[
         _audit_of(Intent(payment), step.caller, line=line) for (payment, step), line in zip(moved, lines, strict=True)
     ]
     store.audit.append(tx, now, records)
-    store.outbox.add(tx, [_event_of(Intent(payment), step.caller) for payment, step in moved])
+    store.outbox.add(tx, [event_of(Intent(payment), step.caller.trace) for payment, step in moved])
     moved_before = store.find(tx, after.keys() - moved_ids)
     return {payment.id: Intent(payment) for payment in [*after.values(), *moved_before]}
 
@@ -413,20 +413,23 @@ def _settle_operations(
     line_by_id = {intent.own.id: line for (intent, _), line in zip(moves, lines, strict=True)}
     records = [_audit_of(intent, caller, line=line_by_id.get(intent.own.id)) for intent, caller in concluded]
     store.audit.append(tx, now, records)
-    store.outbox.add(tx, [_event_of(intent, caller) for intent, caller in moves])
+    store.outbox.add(tx, [event_of(intent, caller.trace) for intent, caller in moves])
     return {operation.id: Intent(payments[operation.payment_id], operation) for operation in stored.values()}
 
 
 def _audit_of(intent: Intent, caller: Caller, *, begun: bool = False, line: str | None = None) -> AuditRecord:
     """What was done. ``begun``: the operation is new; ``line``: the digest of the line of history, where there is one.
 
-    The digests let the audit vouch for payments and operations, see ``verify.py``.
+    The digests let the audit vouch for payments and operations, see ``verify.py``. What a refund brought the sum to is
+    for its event, should that have to be told again.
     """
     payment, operation = intent.payment, intent.operation
     charge = payment.charge
     detail: dict[str, Any] = {} if line is None else {"version": payment.version, "line": line}
     if operation is not None:
         detail |= {"operation": operation.id, "seal": store.operation_seal(operation)}
+        if operation.kind is Kind.REFUND and line is not None:
+            detail["refundedAmount"] = payment.refunded_amount
     if begun:
         detail["begun"] = True
     return AuditRecord.of(
@@ -449,7 +452,8 @@ def _result_of(intent: Intent) -> str:
     return BEGUN if intent.own.is_pending else SUCCEEDED
 
 
-def _event_of(intent: Intent, caller: Caller) -> Event:
+def event_of(intent: Intent, trace: str = "") -> Event:
+    """What is told when an intent has moved its payment; the payment is as it was right then."""
     payment = intent.payment
     name = telling.event_name(payment)
     return Event(
@@ -460,7 +464,7 @@ def _event_of(intent: Intent, caller: Caller) -> Event:
         data=telling.event_data(payment, intent.operation),
         occurred_at=payment.updated_at,
         request_id=intent.own.request_id,
-        trace=caller.trace,
+        trace=trace,
     )
 
 

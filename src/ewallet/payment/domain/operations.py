@@ -15,7 +15,17 @@ from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
 from ewallet.kernel.errors import InvariantBroken, Reason
 from ewallet.kernel.ids import derived_id
 from ewallet.kernel.money import Money
-from ewallet.payment.domain.payments import Charge, Failure, Payment, PaymentStatus, captured, ended, refunded
+from ewallet.payment.domain.payments import (
+    Charge,
+    Failure,
+    Payment,
+    PaymentStatus,
+    as_captured,
+    as_refunded,
+    captured,
+    ended,
+    refunded,
+)
 
 
 class Kind(StrEnum):
@@ -213,6 +223,15 @@ def _carried_out(payment: Payment, operation: Operation, at: int) -> Payment:
         case Kind.REFUND:
             return refunded(payment, operation.amount, at)
     assert_never(operation.kind)
+
+
+def as_left_by(payment: Payment, operation: Operation, refunded: int) -> Payment:
+    """The payment as an operation that moved it left it, whatever was done later; ``refunded`` in all by then."""
+    if operation.kind is Kind.REFUND:
+        return as_refunded(payment, refunded, operation.updated_at)
+    if operation.kind is Kind.CAPTURE and operation.status is OperationStatus.SUCCESS:
+        return as_captured(payment, operation.updated_at)
+    return payment  # a hold that has ended is the end
 
 
 def _failed(operation: Operation, failure: Failure, at: int) -> Operation:

@@ -149,15 +149,17 @@ def ended(payment: Payment, status: PaymentStatus, at: int) -> Payment:
 def refunded(payment: Payment, amount: int, at: int) -> Payment:
     """The payment after a further part of what was paid went back."""
     total = payment.refunded_amount + amount
-    return _moved(
-        payment, _REFUNDED if total == payment.charge.amount else _PARTIALLY_REFUNDED, at, refunded_amount=total
-    )
+    return _moved(payment, _refund_status(payment, total), at, refunded_amount=total)
 
 
 def _verdict_status(payment: Payment, failure: Failure | None) -> PaymentStatus:
     if failure is not None:
         return _FAILED
     return _SUCCESS if payment.hold_seconds is None else _AUTHORIZED
+
+
+def _refund_status(payment: Payment, total: int) -> PaymentStatus:
+    return _REFUNDED if total == payment.charge.amount else _PARTIALLY_REFUNDED
 
 
 def _moved(payment: Payment, to: PaymentStatus, at: int, **changes: Any) -> Payment:
@@ -183,3 +185,8 @@ def as_settled(payment: Payment) -> Payment:
 def as_captured(payment: Payment, at: int) -> Payment:
     """The payment as its capture left it at that time, whatever has been refunded since."""
     return replace(payment, status=_SUCCESS, refunded_amount=0, updated_at=at)
+
+
+def as_refunded(payment: Payment, total: int, at: int) -> Payment:
+    """The payment as the refund at that time left it, which brought the sum of all refunds to ``total``."""
+    return replace(payment, status=_refund_status(payment, total), refunded_amount=total, updated_at=at)
