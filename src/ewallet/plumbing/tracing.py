@@ -22,6 +22,10 @@ Headers = list[tuple[bytes, bytes]]
 _PARENT, _STATE = "traceparent", "tracestate"
 _HEADERS = frozenset({_PARENT.encode(), _STATE.encode()})
 
+_FLAGS = slice(54, 55)
+_ODD = frozenset("13579bdf")
+"""The last digit of a ``traceparent``, and those that are odd."""
+
 _propagator = TraceContextTextMapPropagator()
 _tracers: dict[str, Tracer] = {}
 _provider: TracerProvider | None = None
@@ -47,8 +51,11 @@ def switch_off() -> None:
 def span(
     service: str, name: str, *, parent: str = "", links: Iterable[str] = (), kind: SpanKind = SpanKind.INTERNAL
 ) -> AbstractContextManager[Span | None]:
-    """A span around a block, within ``parent`` or else the span around it, with links to other traces."""
-    if _provider is None:
+    """A span around a block, within ``parent`` or else the span around it, with links to other traces.
+
+    There is none within a trace that is not kept.
+    """
+    if _provider is None or _is_left_out(parent):
         return _off
     return _around(_started(service, name, parent, links, kind))
 
@@ -56,8 +63,8 @@ def span(
 def begun(
     service: str, name: str, *, parent: str, links: Iterable[str] = (), kind: SpanKind = SpanKind.INTERNAL
 ) -> Span | None:
-    """A span that whoever called ends; :func:`within` it, others may begin."""
-    if _provider is None:
+    """A span that whoever called ends; :func:`within` it, others may begin. None as for :func:`span`."""
+    if _provider is None or _is_left_out(parent):
         return None
     return _started(service, name, parent, links, kind)
 
@@ -75,10 +82,11 @@ def serving(service: str, method: str, headers: Headers) -> AbstractContextManag
 
 
 def batch(service: str, name: str, traces: Iterable[str]) -> AbstractContextManager[Span | None]:
-    """A span of its own for what is done for many at once."""
+    """A span of its own for what is done for many at once, if a trace of theirs is kept."""
     if _provider is None:
         return _off
-    return _around(_started(service, name, "", traces, SpanKind.INTERNAL))
+    kept = [each for each in traces if _is_kept(each)]
+    return _around(_started(service, name, "", kept, SpanKind.INTERNAL)) if kept else _off
 
 
 def answered(current: Span, *, method: str, route: str, status: int, request_id: str) -> None:
@@ -96,6 +104,19 @@ def answered(current: Span, *, method: str, route: str, status: int, request_id:
         current.set_status(StatusCode.ERROR)
 
 
+def _is_left_out(parent: str) -> bool:
+    """Whether what would be done belongs to a trace that the sampler has decided not to keep."""
+    if parent:
+        return not _is_kept(parent)
+    current = trace.get_current_span().get_span_context()
+    return current.is_valid and not current.trace_flags.sampled
+
+
+def _is_kept(kept: str) -> bool:
+    """Whether a trace of ours is: the last bit of its flags (Trace Context, section 3.2.2.5)."""
+    return kept[_FLAGS] in _ODD
+
+
 def _started(service: str, name: str, parent: str, links: Iterable[str], kind: SpanKind) -> Span:
     tracer = _tracers.get(service)
     if tracer is None:
@@ -107,7 +128,7 @@ def _started(service: str, name: str, parent: str, links: Iterable[str], kind: S
         links=[
             Link(trace.get_current_span(_context_of(each)).get_span_context())
             for each in links
-            if each not in ("", parent)
+            if each != parent and _is_kept(each)
         ],
     )
 
