@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Column, Connection, MetaData, select
 from sqlalchemy.exc import IntegrityError
 
@@ -13,6 +14,7 @@ from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 from ewallet.plumbing.batching import Batcher, DeadlinePassed, Failed, Gatherer
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.schema import IDENTIFIER, insert_rows, table
+from ewallet.plumbing.telemetry import request_in_hand
 from tests.support.plumbing import make_tables, opened
 
 metadata = MetaData()
@@ -74,6 +76,48 @@ async def test_what_arrives_during_a_batch_shares_the_next_ones_in_order_of_arri
 
     assert await asyncio.gather(first, *rest) == ["FIRST", "A", "B", "C", "D"]
     assert runs.batches == [["first"], ["a", "b", "c"], ["d"]]
+
+
+async def test_how_many_wait_shows_also_while_a_batch_hangs() -> None:
+    """That is when somebody looks."""
+    runs = Runs()
+    gathering = gatherer(runs)
+    first = await held_up(runs, gathering)
+    others = [asyncio.create_task(gathering.submit(item)) for item in "abc"]
+    await asyncio.sleep(0)
+
+    assert REGISTRY.get_sample_value("ewallet_queue_depth", {"database": "test"}) == 3
+
+    runs.open.set()
+    await asyncio.gather(first, *others)
+    assert REGISTRY.get_sample_value("ewallet_queue_depth", {"database": "test"}) == 0
+
+
+async def test_a_slow_batch_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("ewallet.plumbing.batching.SLOW_SECONDS", 0.0)
+
+    await gatherer(Runs()).submit("a")
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "batch.slow" in line
+    assert "items=1" in line
+
+
+async def test_a_batch_belongs_to_no_request() -> None:
+    """The next one may be another's, and its log lines must not name the first."""
+    seen: list[str | None] = []
+
+    async def run(batch: Sequence[str]) -> Sequence[str]:
+        seen.append(request_in_hand.get())
+        return batch
+
+    request_in_hand.set("req_1")
+    try:
+        await Gatherer(run, name="test").submit("a")
+    finally:
+        request_in_hand.set(None)
+
+    assert seen == [None]
 
 
 async def test_a_full_queue_refuses_at_once_and_takes_again_later() -> None:

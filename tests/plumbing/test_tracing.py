@@ -119,15 +119,22 @@ async def test_a_batch_belongs_to_nobody_and_links_to_all(spans: InMemorySpanExp
     assert len(batch.links) > 1
 
 
-def test_which_traces_are_kept_follows_from_their_ids_alone() -> None:
-    """So that services agree, and no client decides it by a flag."""
+def test_of_a_trace_that_is_not_kept_nothing_is_whatever_the_client_says() -> None:
+    """Its id decides, so that services agree. It goes on nevertheless: the next service decides the same."""
     finished = InMemorySpanExporter()
     provider = TracerProvider(sampler=TraceIdRatioBased(0), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(finished))
     tracing.switch_on(provider)
     try:
         with tracing.serving("test", "GET", [(b"traceparent", PARENT.encode())]):
-            assert tracing.here().endswith("-00")
+            kept = tracing.here()
+            assert kept.startswith(f"00-{TRACE}-")
+            assert kept.endswith("-00")
+            with tracing.span("test", "a part of it") as part:
+                assert part is None
+        assert tracing.begun("test", "a part of it, later", parent=kept) is None
+        with tracing.batch("test", "one of many", [kept]) as batch:
+            assert batch is None
     finally:
         tracing.switch_off()
 

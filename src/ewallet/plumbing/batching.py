@@ -17,6 +17,7 @@ from itertools import repeat
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
+import structlog
 from sqlalchemy import Connection
 
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
@@ -36,6 +37,11 @@ MAXIMUM_QUEUE = 4096
 
 BATCHES_IN_A_ROW = 4
 """Then other work of the same writer has its turn: the relay's, a lease."""
+
+SLOW_SECONDS = 1.0
+"""A batch that takes longer is a warning in the log: it takes some hundredths of it, and everybody waits for it."""
+
+log = structlog.get_logger()
 
 
 class DeadlinePassed(Overloaded):
@@ -126,8 +132,11 @@ class _Queue(ABC, Generic[Item, Result]):
         return tracing.batch(self.name, f"{self.name} batch", [waiting.trace for waiting in batch])
 
     def _measure(self, batch: Sequence[object], started: float) -> None:
+        seconds = time.perf_counter() - started
         self._batch_size.observe(len(batch))
-        self._batch_seconds.observe(time.perf_counter() - started)
+        self._batch_seconds.observe(seconds)
+        if seconds > SLOW_SECONDS:
+            log.warning("batch.slow", database=self.name, items=len(batch), milliseconds=round(seconds * 1000))
 
 
 _queues: WeakSet[_Queue[Any, Any]] = WeakSet()
