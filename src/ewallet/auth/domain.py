@@ -358,10 +358,6 @@ def _one_more(guesses: Guesses, maximum: int, now: int) -> Guesses:
 
 # --- signing keys ------------------------------------------------------------------------------------------------
 
-SIGNING_DELAY = 10 * MICROSECONDS_PER_SECOND
-"""A new key is published at once and signs this much later: longer than another process of auth (2 s) and a verifier
-under a flood of forged key ids (5 s) take to look at the keys again."""
-
 RETIRING_MARGIN = 60 * MICROSECONDS_PER_SECOND
 """How much longer than its last token a key stays published, for clocks that differ."""
 

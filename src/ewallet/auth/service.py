@@ -499,11 +499,11 @@ class AuthService:
         return JsonWebKeySet(keys=[JsonWebKey.of(kid, key) for kid, key in (await self.public_keys()).items()])
 
     async def rotate_key(self, caller: Caller) -> str:
-        """Publish a new signing key, which signs from :data:`domain.SIGNING_DELAY` on; returns its id.
+        """Publish a new signing key, which signs when the setting's delay is over; returns its id.
 
         The keys before it stay published until the last token that they signed has expired.
         """
-        return await self._keys.rotate(caller, self._settings.access_token_seconds)
+        return await self._keys.rotate(caller, self._settings)
 
     # --- service clients -------------------------------------------------------------------------------------------
 
@@ -605,11 +605,12 @@ class _KeyRing:
         new = _new_signing_key(self._clock())
         await self._database.writing(lambda tx: self._add_first(tx, new))
 
-    async def rotate(self, caller: Caller, access_token_seconds: int) -> str:
+    async def rotate(self, caller: Caller, settings: Settings) -> str:
         """Add a key that will sign soon and set when the others retire; returns its id."""
         now = self._clock()
-        new = _new_signing_key(now, signs_from=now + domain.SIGNING_DELAY)
-        retires_at = domain.retirement(new.signs_from, access_token_seconds)
+        signs_from = now + settings.signing_delay_seconds * MICROSECONDS_PER_SECOND
+        new = _new_signing_key(now, signs_from=signs_from)
+        retires_at = domain.retirement(signs_from, settings.access_token_seconds)
         await self._database.writing(lambda tx: self._replace(tx, caller, new, retires_at))
         return new.kid
 

@@ -27,6 +27,10 @@ MAXIMUM_HOLD_SECONDS = 366 * 24 * 3600
 """As long as the wallet would hold money: a year, leap day included."""
 
 
+MINIMUM_SIGNING_DELAY_SECONDS = 10
+"""Longer than another process of auth (2 s) and a verifier under a flood of forged ids (5 s) take to look at the keys."""
+
+
 class SettingsError(Exception):
     """A setting is wrong; the message is one sentence for the person who starts the program."""
 
@@ -71,6 +75,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     admin_password: Annotated[str, described("password of the first administrator, at least 12 characters")] = ""
     bcrypt_cost: Annotated[int, Meta(ge=4, le=16), described("work factor of password hashes (2^cost rounds)")] = 12
     access_token_seconds: Annotated[Seconds, described("lifetime of an access token")] = 600
+    signing_delay_seconds: Annotated[
+        int,
+        Meta(ge=MINIMUM_SIGNING_DELAY_SECONDS),
+        described("time from `rotate-key` until the new key signs, in which proxies that check tokens are told of it"),
+    ] = MINIMUM_SIGNING_DELAY_SECONDS
     refresh_token_seconds: Annotated[Seconds, described("lifetime of a session without use")] = 30 * 24 * 3600
     login_failures: Annotated[
         int, Meta(ge=1), described("failed logins for one e-mail address in 15 minutes before it must wait")
