@@ -35,7 +35,7 @@ demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
 	@$(BIN)/ewallet demo
 
 .PHONY: test
-test: $(DEV_INSTALLED) mariadb curl compiler promtool check ## Run every check and every test, with coverage
+test: $(DEV_INSTALLED) mariadb haproxy curl compiler promtool check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov --numprocesses auto --dist loadfile
 
 # make bench WRITE=1 SECONDS_EACH=20
@@ -95,6 +95,10 @@ format: $(DEV_INSTALLED) ## Format the code and sort its imports
 settings-table: $(RUN_INSTALLED) ## Print the README's table of settings
 	@$(BIN)/ewallet settings
 
+.PHONY: haproxy-example
+haproxy-example: $(DEV_INSTALLED) ## Write deploy/haproxy/haproxy.cfg as the code has it
+	@$(BIN)/python -m tests.support.deployment > deploy/haproxy/haproxy.cfg
+
 # The newest versions: make lock LOCK_FLAGS=--upgrade
 LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --no-config --generate-hashes --allow-unsafe \
 	--strip-extras --no-emit-options --all-build-deps $(LOCK_FLAGS)
@@ -136,6 +140,10 @@ $(BENCH_INSTALLED): requirements/bench.txt pyproject.toml | $(BIN)/python
 .PHONY: mariadb
 mariadb:
 	@command -v mariadbd >/dev/null || tools/install-packages mariadb-server
+
+.PHONY: haproxy
+haproxy:
+	@command -v haproxy >/dev/null || tools/install-packages haproxy
 
 .PHONY: curl
 curl:

@@ -22,6 +22,8 @@ ROOMS = {
 }
 ROOMS_OF_ONE_SERVICE = {
     ("gateway", "static"),  # the docs page, which must work without internet access
+    ("gateway", "haproxy.py"),  # the same front as a configuration of HAProxy
+    ("gateway", "haproxy.cfg"),  # its template
     ("payment", "saga.py"),  # the steps that carry money, apart from what can be asked for
     ("notification", "senders"),  # the ways out of the platform
     ("notification", "webhooks.py"),  # merchants' endpoints, apart from the inboxes

@@ -1,10 +1,13 @@
 """The gateway in front of small services of the tests, and clients that may say what no decent client says."""
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import httpx2
 import msgspec
@@ -16,14 +19,17 @@ from litestar.response import Stream
 from litestar.types import ASGIApp, Message
 
 from ewallet.gateway.app import create_app
-from ewallet.gateway.client import Backend, DirectBackend
-from ewallet.gateway.domain import SERVICES
+from ewallet.gateway.client import Backend, DirectBackend, HttpBackend
+from ewallet.gateway.domain import GATEWAY, SERVICES
 from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import system_clock
 from ewallet.plumbing.http.application import service_application
 from ewallet.plumbing.http.contract import EVERYONE, caller_of, internal, protected, public
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
+from tests.servers.haproxy import running_haproxy, written
+from tests.support.notification import serving
+from tests.support.ports import free_port
 
 KEY = generate_private_key(SECP256R1())
 KEY_ID = "key-1"
@@ -158,17 +164,85 @@ def direct_backends(service: SmallService) -> dict[str, Backend]:
 
 def new_gateway(backends: Mapping[str, Backend], **settings: Any) -> ASGIApp:
     return create_app(
-        Settings(**{"rate_per_user": 0, "rate_per_address": 0, **settings}),
+        _settings(**settings),
         verifier=verifier(),
         internal_secret=INTERNAL_SECRET,
         backends=backends,
     )
 
 
+def _settings(**settings: Any) -> Settings:
+    return Settings(**{"rate_per_user": 0, "rate_per_address": 0, **settings})
+
+
 def client_of(application: ASGIApp, address: str = "192.0.2.7") -> httpx2.AsyncClient:
     """A client at an address, without a socket between."""
     transport = httpx2.ASGITransport(application, client=(address, 4711))  # type: ignore[arg-type]  # its types know no WebSocket
     return httpx2.AsyncClient(transport=transport, base_url="http://gateway", trust_env=False)
+
+
+# --- two gateways, one behaviour ----------------------------------------------------------------------------------
+
+Front: TypeAlias = Literal["python", "haproxy"]
+FRONTS: tuple[Front, ...] = ("python", "haproxy")
+
+NewClient: TypeAlias = Callable[..., httpx2.AsyncClient]
+"""Makes a client of a gateway, at an address of the loopback network: ``new_client("127.0.0.8")``."""
+
+CLIENT_ADDRESS = "127.0.0.7"
+
+
+DIFFERENCES = {
+    "test_what_cannot_be_answered_is_a_problem[haproxy-BREW /payment-request_parts3-405-method-not-allowed]": (
+        "a method that HTTP does not have does not get past the service's server, as behind no gateway on a socket: 400"
+    ),
+    "test_a_chunked_body_arrives_whole_with_its_length[haproxy]": (
+        "HAProxy passes a body on as it came, chunked; services read both"
+    ),
+}
+"""Where HAProxy cannot be like the Python gateway, by the name of the test that shows it, and why."""
+
+
+def opened(
+    front: Front, service: SmallService, scratch: Path, **settings: Any
+) -> AbstractAsyncContextManager[NewClient]:
+    """A gateway of either kind in front of the small services."""
+    if front == "python":
+        return _python(service, **settings)
+    return _haproxy(service, scratch, **settings)
+
+
+@asynccontextmanager
+async def _python(service: SmallService, **settings: Any) -> AsyncIterator[NewClient]:
+    gateway = new_gateway(direct_backends(service), **settings)
+
+    def new_client(address: str = CLIENT_ADDRESS) -> httpx2.AsyncClient:
+        return client_of(gateway, address)
+
+    yield new_client
+
+
+@asynccontextmanager
+async def _haproxy(service: SmallService, scratch: Path, **settings: Any) -> AsyncIterator[NewClient]:
+    async with AsyncExitStack() as cleanup:
+        urls = {}
+        for name in SERVICES:
+            urls[name], _ = await cleanup.enter_async_context(serving(service.application(name)))
+        cleanup.callback(service.go_on.set)  # a server waits for its answers, and nobody waits for the slow one
+        own = new_gateway({name: HttpBackend(name, url) for name, url in urls.items()})
+        urls[GATEWAY], _ = await cleanup.enter_async_context(serving(own))
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
+        made = _settings(port=free_port(), **settings)
+        servers = {name: [url.removeprefix("http://")] for name, url in urls.items()}
+        file = written(folder, made, servers, {KEY_ID: KEY.public_key()})
+        cleanup.enter_context(running_haproxy(file))
+
+        def new_client(address: str = CLIENT_ADDRESS) -> httpx2.AsyncClient:
+            transport = httpx2.AsyncHTTPTransport(local_address=address)
+            base_url = f"http://127.0.0.1:{made.port}"
+            return httpx2.AsyncClient(transport=transport, base_url=base_url, headers={"Host": "gateway"})
+
+        yield new_client
 
 
 async def ask(

@@ -14,7 +14,7 @@ from ewallet.kernel.errors import InvariantBroken, Reason, Refusal
 GATEWAY = "gateway"
 SERVICES = ("auth", "wallet", "payment", "notification")
 
-_SERVICE_BY_FIRST_SEGMENT = {
+SERVICE_BY_FIRST_SEGMENT = {
     **dict(zip(SERVICES, SERVICES, strict=True)),
     ".well-known": "auth",
     **dict.fromkeys(("health", "metrics", "openapi.json", "docs", "problems"), GATEWAY),
@@ -34,13 +34,13 @@ _PUBLIC = frozenset(
 )
 """What the services answer to anyone; a test compares it with their OpenAPI documents."""
 
-_PUBLIC_PATHS = frozenset(path for _, path in _PUBLIC)
+PUBLIC_PATHS = frozenset(path for _, path in _PUBLIC)
 """With another method they go to their service as well, which says which methods there are."""
 
 STREAMS = frozenset({"/notification/stream"})
 """Answers without an end, to which no time limit applies."""
 
-_FOR_MACHINES = ("/health/", "/metrics")
+FOR_MACHINES = ("/health/", "/metrics")
 """Asked by load balancers and Prometheus, which must not lose to a client from the same address."""
 
 
@@ -65,14 +65,14 @@ def route_of(method: str, path: str) -> Route | None:
     ``path`` is decoded. HEAD is the GET that it stands for (RFC 9110, section 9.3.2); OPTIONS tells nothing that the
     OpenAPI document does not, so it needs no token.
     """
-    service = _SERVICE_BY_FIRST_SEGMENT.get(path[1:].partition("/")[0])
+    service = SERVICE_BY_FIRST_SEGMENT.get(path[1:].partition("/")[0])
     if service is None or _is_ambiguous(path):
         return None
     return Route(
         service=service,
-        public=service == GATEWAY or method == "OPTIONS" or path.rstrip("/") in _PUBLIC_PATHS,
+        public=service == GATEWAY or method == "OPTIONS" or path.rstrip("/") in PUBLIC_PATHS,
         stream=path.rstrip("/") in STREAMS,
-        limited=not path.startswith(_FOR_MACHINES),
+        limited=not path.startswith(FOR_MACHINES),
     )
 
 
@@ -86,7 +86,7 @@ def _is_ambiguous(path: str) -> bool:
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case with their values, as ASGI has them."""
 
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -102,8 +102,8 @@ _HOP_BY_HOP = frozenset(
 )
 """They are about one connection (RFC 9110, section 7.6.1), and the gateway has met the expectation itself."""
 
-_IDENTITY = frozenset({b"remote-user", b"forwarded", b"x-role", b"x-roles", b"x-subject", b"x-real-ip"})
-_IDENTITY_PREFIXES = (
+IDENTITY = frozenset({b"remote-user", b"forwarded", b"x-role", b"x-roles", b"x-subject", b"x-real-ip"})
+IDENTITY_PREFIXES = (
     b"x-auth",
     b"x-user",
     b"x-internal",
@@ -118,7 +118,7 @@ _IDENTITY_PREFIXES = (
 
 _SET_BY_GATEWAY = frozenset({b"x-request-id", b"x-time-left", b"content-length"})
 
-_DROPPED = _HOP_BY_HOP | _IDENTITY | _SET_BY_GATEWAY
+_DROPPED = HOP_BY_HOP | IDENTITY | _SET_BY_GATEWAY
 
 
 def forwarded_headers(
@@ -129,7 +129,7 @@ def forwarded_headers(
     ``addresses`` is the chain for ``X-Forwarded-For``, the last one being the peer that the gateway sees itself.
     """
     dropped = _DROPPED | _named_by_connection(headers)
-    kept = [header for header in headers if header[0] not in dropped and not header[0].startswith(_IDENTITY_PREFIXES)]
+    kept = [header for header in headers if header[0] not in dropped and not header[0].startswith(IDENTITY_PREFIXES)]
     kept.append((b"x-request-id", request_id.encode("ascii")))
     kept.append((b"x-forwarded-for", addresses.encode("latin-1")))
     if body_bytes:

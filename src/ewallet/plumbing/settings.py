@@ -28,7 +28,7 @@ MAXIMUM_HOLD_SECONDS = 366 * 24 * 3600
 
 
 MINIMUM_SIGNING_DELAY_SECONDS = 10
-"""Longer than another process of auth (2 s) and a verifier under a flood of forged ids (5 s) take to look at the keys."""
+"""Longer than another process of auth (2 s) and a verifier under a flood of forged ids (5 s) take to look again."""
 
 
 class SettingsError(Exception):

@@ -163,15 +163,25 @@ def out_of_bounds(state: dict[str, Any]) -> Refusal | None:
     """Whether a request's head is larger than we read, or announces a body that is."""
     headers = state["headers"]
     if sum(len(name) + len(value) for name, value in headers) > MAXIMUM_HEADER_BYTES:
-        return Refusal(Reason.HEADER_TOO_LARGE, f"The headers are over {MAXIMUM_HEADER_BYTES} bytes.")
+        return headers_too_large()
     if len(state["raw_path"]) + len(state["query_string"]) > MAXIMUM_URI_BYTES:
-        return Refusal(Reason.URI_TOO_LONG, f"The address is over {MAXIMUM_URI_BYTES} bytes.")
+        return uri_too_long()
     length = next((value for name, value in headers if name == b"content-length"), b"0")
     if not length.isdigit():
         return Refusal(Reason.MALFORMED_REQUEST, "Content-Length is not a number.")
     if int(length) > MAXIMUM_BODY_BYTES:
         return too_large()
     return None
+
+
+def headers_too_large() -> Refusal:
+    """Headers over the bound."""
+    return Refusal(Reason.HEADER_TOO_LARGE, f"The headers are over {MAXIMUM_HEADER_BYTES} bytes.")
+
+
+def uri_too_long() -> Refusal:
+    """An address over the bound."""
+    return Refusal(Reason.URI_TOO_LONG, f"The address is over {MAXIMUM_URI_BYTES} bytes.")
 
 
 def too_large() -> Refusal:

@@ -1,0 +1,78 @@
+"""A real HAProxy with the configuration that the product writes, on a port of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ewallet.gateway.haproxy import Surroundings, configuration
+from ewallet.plumbing.settings import Settings
+
+START_TIMEOUT_SECONDS = 30  # it takes a tenth of one; a busy machine may take many
+
+
+class HAProxyMissingError(RuntimeError):
+    """The tests need Debian's `haproxy`; a run without it fails rather than skips."""
+
+
+def program() -> str:
+    """Return HAProxy's path; it lives in sbin, which is not on an ordinary user's path."""
+    path = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        raise HAProxyMissingError("`haproxy` not found: install it with `sudo apt-get install haproxy`")
+    return path
+
+
+def written(
+    folder: Path, settings: Settings, servers: Mapping[str, Sequence[str]], keys: Mapping[str, EllipticCurvePublicKey]
+) -> Path:
+    """Write a configuration with its keys into `folder`; the file's path."""
+    files = {key_id: folder / f"{key_id}.pem" for key_id in keys}
+    for key_id, key in keys.items():
+        files[key_id].write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    file = folder / "haproxy.cfg"
+    file.write_text(configuration(settings, Surroundings(servers, files)))
+    return file
+
+
+@contextmanager
+def running_haproxy(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start HAProxy in the foreground; stop it at the end.
+
+    As a service manager does: a master, which takes signals, and a worker.
+
+    Raises:
+        HAProxyMissingError: Debian's `haproxy` is not installed.
+        RuntimeError: it did not start; the message carries its log.
+    """
+    log = file.with_suffix(".log")
+    with log.open("ab") as output:
+        process = subprocess.Popen([program(), "-W", "-f", file], stdout=output, stderr=output)
+    try:
+        _wait_until_started(process, log)
+        yield process
+    finally:
+        process.terminate()  # at once, and the worker with it
+        process.wait()
+
+
+def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:
+    """The worker listens, and the master takes signals: those that came before it does are lost."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while "Loading success" not in log.read_text() or not _takes_reloads(process):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"HAProxy did not start:\n{log.read_text()}")
+        time.sleep(0.01)
+
+
+def _takes_reloads(process: subprocess.Popen[bytes]) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGUSR2 - 1) & 1)
