@@ -172,6 +172,14 @@ async def test_connections_are_not_upgraded(new_client: NewClient) -> None:
     assert not heard.keys() & {"upgrade", "connection"}
 
 
+@BESIDE_THE_SERVICES
+async def test_a_service_is_told_for_how_long_its_answer_is_waited_for(new_client: NewClient) -> None:
+    async with new_client() as client:
+        heard = (await client.get("/payment", headers=bearer() | {"X-Time-Left": "86400000"})).json()["headers"]
+
+    assert heard["x-time-left"] == ["1000"]
+
+
 # --- patience -----------------------------------------------------------------------------------------------------
 
 

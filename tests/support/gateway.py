@@ -26,7 +26,7 @@ from ewallet.kernel.clock import system_clock
 from ewallet.plumbing.http.application import service_application
 from ewallet.plumbing.http.contract import EVERYONE, caller_of, internal, protected, public
 from ewallet.plumbing.settings import Settings
-from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
+from ewallet.plumbing.tokens import AUDIENCE, ISSUER, Badge, PublicKeys, Verifier, sign
 from tests.servers.haproxy import running_haproxy, written
 from tests.support.notification import serving
 from tests.support.ports import free_port
@@ -229,7 +229,8 @@ async def _haproxy(service: SmallService, scratch: Path, **settings: Any) -> Asy
         for name in SERVICES:
             urls[name], _ = await cleanup.enter_async_context(serving(service.application(name)))
         cleanup.callback(service.go_on.set)  # a server waits for its answers, and nobody waits for the slow one
-        own = new_gateway({name: HttpBackend(name, url) for name, url in urls.items()})
+        badge = Badge(GATEWAY, INTERNAL_SECRET, system_clock)
+        own = new_gateway({name: HttpBackend(name, url, badge=badge) for name, url in urls.items()})
         urls[GATEWAY], _ = await cleanup.enter_async_context(serving(own))
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
         made = _settings(port=free_port(), **settings)

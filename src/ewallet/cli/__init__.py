@@ -163,6 +163,20 @@ def rotate_key() -> None:
 
 
 @application.command()
+def haproxy_config(
+    pages: Annotated[str, typer.Option(help="Address of a Python gateway, which has the docs and problem pages.")],
+    keys: Annotated[Path, typer.Option(help="Folder for auth's public keys, where HAProxy reads them at its start.")],
+    certificate: Annotated[
+        Path | None, typer.Option(help="HAProxy's certificate with its key, in PEM, to speak TLS with clients.")
+    ] = None,
+) -> None:
+    """Print a configuration with which HAProxy, on EWALLET_HOST and EWALLET_PORT, does what the gateway does."""
+    from ewallet.cli import proxying
+
+    proxying.haproxy_config(load_settings(), pages=pages, keys=keys, certificate=certificate)
+
+
+@application.command()
 def settings() -> None:
     """List every setting with its default, as a Markdown table."""
     from ewallet.cli import reference

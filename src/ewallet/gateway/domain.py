@@ -116,9 +116,9 @@ IDENTITY_PREFIXES = (
 )
 """With these, proxies tell an application who asks for what. Nothing of ours believes them; a later part could."""
 
-_SET_BY_GATEWAY = frozenset({b"x-request-id", b"x-time-left", b"content-length"})
+SET_BY_GATEWAY = frozenset({b"x-request-id", b"x-time-left", b"content-length"})
 
-_DROPPED = HOP_BY_HOP | IDENTITY | _SET_BY_GATEWAY
+_DROPPED = HOP_BY_HOP | IDENTITY | SET_BY_GATEWAY
 
 
 def forwarded_headers(

@@ -23,6 +23,7 @@ from ewallet.gateway.domain import (
     REMEMBERED_CALLERS,
     SERVICE_BY_FIRST_SEGMENT,
     SERVICES,
+    SET_BY_GATEWAY,
     STREAMS,
     too_late,
     too_many,
@@ -30,6 +31,7 @@ from ewallet.gateway.domain import (
 )
 from ewallet.kernel.caller import Role
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal
+from ewallet.plumbing.deadlines import TIME_LEFT_HEADER
 from ewallet.plumbing.http.addresses import trusted_proxies
 from ewallet.plumbing.http.contract import INVALID_TOKEN
 from ewallet.plumbing.http.edge import (
@@ -94,6 +96,8 @@ def configuration(settings: Settings, surroundings: Surroundings) -> str:
         segments=_words(_SERVICE_BY_SEGMENT),
         own_segments=_words(_segments(GATEWAY)),
         public_paths=_words(PUBLIC_PATHS),
+        time_left=f"{TIME_LEFT_HEADER} {settings.request_seconds * 1000}",
+        streams=_words(STREAMS),
         dropped=_indented(_dropped()),
         routes=_indented(f"use_backend {name} if {_going_to(name)}" for name in (*SERVICES, GATEWAY)),
         backends="\n\n".join(_backend(name, surroundings.servers[name]) for name in (*SERVICES, GATEWAY)),
@@ -211,9 +215,15 @@ def _token(keys: Mapping[str, Path]) -> dict[str, str]:
 # --- headers and addresses ----------------------------------------------------------------------------------------
 
 
+_KEPT = {b"content-length"}
+"""HAProxy has compared it with the body and needs it."""
+
+
 def _dropped() -> list[str]:
     """One line for each header, or kind of header, that a client must not say to a service."""
-    names = [f"http-request del-header {name}" for name in _words(HOP_BY_HOP | IDENTITY).split()]
+    names = [
+        f"http-request del-header {name}" for name in _words(HOP_BY_HOP | IDENTITY | SET_BY_GATEWAY - _KEPT).split()
+    ]
     prefixes = _words(IDENTITY_PREFIXES).split()
     return names + [_dropping(prefix) for prefix in prefixes]
 
