@@ -1,8 +1,7 @@
 """Metrics have a port of their own where that is wanted; of several processes each has one."""
 
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack
 
 import httpx2
 import pytest
@@ -14,7 +13,7 @@ from ewallet.plumbing import tracing
 from ewallet.plumbing.settings import Settings
 from tests.support.collector import running_collector
 from tests.support.platform import wait_until
-from tests.support.ports import free_port
+from tests.support.ports import free_port, neighbouring_ports
 
 PATIENCE_SECONDS = 20
 
@@ -36,22 +35,12 @@ def test_metrics_are_shown_on_their_own_port_until_the_process_ends(http: httpx2
         http.get(url)
 
 
-def neighbours() -> int:
-    """The first of two free ports that follow each other."""
-    for _ in range(100):
-        port = free_port()
-        with suppress(OSError), closing(socket.socket()) as next_one:
-            next_one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            next_one.bind(("127.0.0.1", port + 1))
-            return port
-    raise AssertionError("no two free ports follow each other")
-
-
 def test_each_of_several_processes_takes_a_port_and_a_successor_the_one_that_became_free(http: httpx2.Client) -> None:
-    settings = Settings(metrics_port=neighbours())
+    ports = neighbouring_ports()
+    settings = Settings(metrics_port=ports[0])
 
     def answering() -> list[int]:
-        return [offset for offset in range(2) if _answers(http, settings.metrics_port + offset)]
+        return [place for place, port in enumerate(ports) if _answers(http, port)]
 
     with ExitStack() as first, ExitStack() as second:
         first.enter_context(observed(settings, program="test", processes=2))

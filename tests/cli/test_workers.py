@@ -1,8 +1,10 @@
 """`ewallet serve SERVICE --workers N`: several processes on one port, and the one that looks after them."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -10,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import Run
 from tests.support.platform import START_SECONDS, Process, clean_environment, run_command, wait_until
-from tests.support.ports import free_port
+from tests.support.ports import free_port, neighbouring_ports
 
 SERVICES = ("auth", "wallet", "payment", "notification")
 NOBODY = "http://127.0.0.1:9"  # the discard port
@@ -22,11 +24,22 @@ def settings(folder: Path, **more: str) -> dict[str, str]:
     return clean_environment(EWALLET_DATA=str(folder), EWALLET_PORT=str(free_port()), **urls, **more)
 
 
+ANSWERED = r'ewallet_requests_total{method="GET",route="/problems/{slug}",service="gateway",status="200"} (\S+)'
+
+
+def metrics_at(port: int) -> str:
+    """A page of metrics, if there is one."""
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    except httpx2.ConnectError:
+        return ""
+
+
 class Gateway:
     """A gateway with two workers."""
 
-    def __init__(self, folder: Path) -> None:
-        environment = settings(folder, EWALLET_DRAIN_SECONDS="1")
+    def __init__(self, folder: Path, **more: str) -> None:
+        environment = settings(folder, EWALLET_DRAIN_SECONDS="1", **more)
         self.address = f"http://127.0.0.1:{environment['EWALLET_PORT']}"
         self.process = Process(("serve", "gateway", "--workers", "2"), environment, folder / "log")
         self.process.start()
@@ -59,6 +72,20 @@ def test_a_worker_that_is_killed_is_replaced_and_the_port_answers_all_the_while(
     assert gateway.live().is_success
     wait_until(lambda: len(gateway.workers - before) == 1, START_SECONDS, gateway.process.log.read_text)
     assert "worker.replaced" in gateway.process.log.read_text()
+
+
+def test_what_the_workers_count_adds_up(tmp_path: Path) -> None:
+    """Each shows its own metrics, and what they have answered together is what was asked."""
+    ports = neighbouring_ports()
+    gateway = Gateway(tmp_path, EWALLET_METRICS_PORT=str(ports[0]))
+    try:
+        for _ in range(40):
+            httpx2.get(f"{gateway.address}/problems/timeout", trust_env=False).raise_for_status()
+
+        pages = [wait_until(partial(metrics_at, port), START_SECONDS, "no metrics") for port in ports]
+        assert sum(float(number) for page in pages for number in re.findall(ANSWERED, page)) == 40
+    finally:
+        gateway.process.kill()
 
 
 def test_workers_do_not_outlive_a_killed_parent(gateway: Gateway) -> None:

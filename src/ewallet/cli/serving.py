@@ -89,6 +89,8 @@ def _run(
 
         def announce() -> None:
             _announce(settings, listener, databases, title)
+            if workers > 1 and not settings.metrics_port:
+                log.warning("metrics.of_one_worker", advice="EWALLET_METRICS_PORT gives each worker a port of its own")
 
         def work(lifeline: int | None, started: Callable[[], object]) -> None:
             with observed(settings, program=program, processes=workers):
