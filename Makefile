@@ -40,7 +40,7 @@ test: $(DEV_INSTALLED) mariadb haproxy curl compiler promtool check ## Run every
 
 # make bench WRITE=1 SECONDS_EACH=20
 .PHONY: bench
-bench: $(BENCH_INSTALLED) wrk strace ## Measure payments per second beside two ceilings; WRITE=1 writes docs/performance.md
+bench: $(BENCH_INSTALLED) mariadb wrk strace ## Measure payments per second beside two ceilings; WRITE=1 writes docs/performance.md
 	@$(BIN)/python -m bench $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(WRITE),--write)
 
 # make chaos-power CUTS=300 SEED=1
