@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
-CODE := $(wildcard src tests bench deploy)
+CODE := $(wildcard src tests bench deploy examples)
 
 # Stamps: pip runs only when what it would install has changed, so that a second start costs nothing.
 RUN_INSTALLED := .venv/.run-installed
