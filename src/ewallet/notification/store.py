@@ -18,6 +18,7 @@ from sqlalchemy import Column, Connection, Index, MetaData, Row, UniqueConstrain
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
 from ewallet.kernel.errors import Refusal, not_found
 from ewallet.notification.domain.deliveries import Progress, State
+from ewallet.notification.domain.endpoints import EndpointStatus
 from ewallet.plumbing import statements
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table
 
@@ -394,6 +395,26 @@ def try_again(tx: Connection, receiver: str, delivery_id: str, now: int) -> None
         .values(state=State.PENDING, attempts=0, next_attempt_at=now, updated_at=now)
     )
     call(tx, {receiver}, now)
+
+
+def dead_letters(tx: Connection, *, limit: int) -> Sequence[Row[Any]]:
+    """The latest deliveries that were given up. For an operator: it looks at all deliveries."""
+    dead = select(deliveries).where(deliveries.c.state == State.DEAD)
+    return tx.execute(dead.order_by(deliveries.c.updated_at.desc()).limit(limit)).all()
+
+
+def revive(tx: Connection, now: int) -> int:
+    """Send everything again that was given up, except to endpoints that are off; returns how many."""
+    off = select(webhooks.c.id).where(webhooks.c.status != EndpointStatus.ENABLED)
+    dead = (deliveries.c.state == State.DEAD, deliveries.c.receiver.not_in(off))
+    waiting = tx.execute(select(deliveries.c.receiver).where(*dead).distinct()).scalars().all()
+    if not waiting:
+        return 0
+    revived = tx.execute(
+        update(deliveries).where(*dead).values(state=State.PENDING, attempts=0, next_attempt_at=now, updated_at=now)
+    )
+    call(tx, waiting, now)
+    return revived.rowcount
 
 
 # --- who sends ----------------------------------------------------------------------------------------------------
