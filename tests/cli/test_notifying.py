@@ -65,7 +65,7 @@ def test_what_can_be_sent_again_is_sent_again(settings: Settings, capsys: pytest
     assert "dlv_1" not in shown
     assert "dlv_2" in shown
     database = open_database(settings.database_url("notification"), "notification")
-    claimed = database.transact(lambda tx: store.claim(tx, "own_1", now=NOW * 2, seconds=5, limit=9))
+    claimed = database.transact(lambda tx: store.claim(tx, "own_1", ["webhook"], now=NOW * 2, seconds=5, limit=9))
     due = database.read(lambda tx: [row for each, _ in claimed for row in store.due(tx, each, NOW * 2, limit=9)])
     database.close()
     assert [(row.id, row.attempts) for row in due] == [("dlv_1", 0)]
