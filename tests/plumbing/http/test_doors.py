@@ -174,8 +174,9 @@ async def test_a_service_that_is_not_there_has_done_nothing() -> None:
 async def test_where_one_process_is_away_another_one_is_asked(sister: Doors) -> None:
     server, open_door = sister
     server.answers(200, '{"double": 42}')
-    there = open_door()._replicas.take().url
-    door = Door("http://127.0.0.1:1", there, caller="payment", secret=SECRET, clock=system_clock)
+    door = Door(
+        "http://127.0.0.1:1", open_door()._replicas.take().url, caller="payment", secret=SECRET, clock=system_clock
+    )
 
     assert [await ask(door) for _ in range(4)] == [Answer(42)] * 4
     await door.close()
@@ -201,7 +202,7 @@ async def test_what_was_sent_once_is_unknown_even_if_the_other_side_is_away_afte
 
     with pytest.raises(OutcomeUnknown):
         await ask(door)
-    assert len(server.asked) == 1  # then the address rests
+    assert sum(request.startswith(b"POST") for request in server.asked) == 1  # then the address rests
 
 
 async def test_the_other_side_is_told_how_long_the_answer_is_waited_for(sister: Doors) -> None:

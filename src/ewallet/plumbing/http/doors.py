@@ -47,13 +47,13 @@ class Door:
     """HTTP calls from one service (``caller``) to another, whose processes are at ``urls``."""
 
     def __init__(self, *urls: str, caller: str, secret: str, clock: Clock) -> None:
-        self._replicas = Replicas(urls)
         self._caller = caller
         self._badge = Badge(caller, secret, clock)
         limits = httpx2.Limits(
             max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS
         )
         self._client = httpx2.AsyncClient(limits=limits, trust_env=False)
+        self._replicas = Replicas(urls, self._client)
 
     async def post(self, path: str, body: Any, answer_type: type[Answer], *, request_id: str) -> Answer:
         """POST a struct to an internal endpoint and decode its answer.
@@ -76,6 +76,7 @@ class Door:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._replicas.close()
         await self._client.aclose()
 
     async def _answer(self, method: str, path: str, answer_type: type[Answer], **request: Any) -> Answer:
@@ -121,14 +122,14 @@ class Door:
             )
             failpoints.reached("door.call.after", path)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            replica.is_away()
+            replica.went_away()
             raise Overloaded(f"{replica.url}: no connection") from error
         except httpx2.PoolTimeout as error:
             raise Overloaded(f"{replica.url}: all connections are in use") from error
         except httpx2.HTTPError:
             replica.failed()
             raise
-        replica.answered()
+        replica.answered(response)
         return response
 
 
