@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
@@ -93,6 +94,23 @@ async def test_a_question_is_asked_with_our_name_and_the_id_of_the_request(siste
     assert request.endswith(b'{"number":21}')
     assert header(request, "x-request-id") == "req_1"
     assert verify_internal(header(request, "authorization").removeprefix("Bearer "), SECRET) == "service:payment"
+
+
+async def test_a_call_is_timed_by_what_came_of_it(sister: Doors) -> None:
+    def calls(outcome: str) -> float:
+        labels = {"caller": "payment", "path": "/internal/double", "outcome": outcome}
+        return REGISTRY.get_sample_value("ewallet_door_seconds_count", labels) or 0
+
+    server, open_door = sister
+    door = open_door()
+    before = calls("answered"), calls("OutcomeUnknown")
+    server.answers(200, '{"double": 14}')
+    await ask(door)
+    server.answers(500)
+    with pytest.raises(OutcomeUnknown):
+        await ask(door)
+
+    assert (calls("answered"), calls("OutcomeUnknown")) == (before[0] + 1, before[1] + 1)
 
 
 async def test_a_token_is_used_again_until_half_of_its_time_is_over(sister: Doors) -> None:

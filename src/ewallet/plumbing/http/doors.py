@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx2
@@ -23,6 +24,7 @@ from ewallet.plumbing.deadlines import TIME_LEFT_HEADER
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.http.replicas import Replica, Replicas
 from ewallet.plumbing.json import encode
+from ewallet.plumbing.telemetry import DOOR_SECONDS
 from ewallet.plumbing.tokens import Badge
 
 Answer = TypeVar("Answer")
@@ -61,7 +63,7 @@ class Door:
         OutcomeUnknown: no clear answer came; StorageUnavailable: the other side's disk fails. Overloaded: it refused
         before beginning.
         """
-        with tracing.span(self._caller, f"POST {path}", kind=SpanKind.CLIENT):
+        with tracing.span(self._caller, f"POST {path}", kind=SpanKind.CLIENT), _timed(self._caller, path):
             headers = {
                 "Authorization": f"Bearer {self._badge.token()}",
                 "Content-Type": "application/json",
@@ -131,6 +133,18 @@ class Door:
             raise
         replica.answered(response)
         return response
+
+
+@contextmanager
+def _timed(caller: str, path: str) -> Iterator[None]:
+    started, outcome = time.perf_counter(), "answered"
+    try:
+        yield
+    except Exception as error:
+        outcome = type(error).__name__
+        raise
+    finally:
+        DOOR_SECONDS.labels(caller, path, outcome).observe(time.perf_counter() - started)
 
 
 def chunks(items: Iterable[Any]) -> Iterator[list[msgspec.Raw]]:
