@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -17,6 +18,7 @@ from ewallet.plumbing.settings import SERVICES, Settings, load_settings, variabl
 from ewallet.wallet.service import WalletService
 from tests.conftest import Backend
 from tests.support.payment import CUSTOMER, MERCHANT, MemoryWallet, order, paid, payment_service
+from tests.support.ports import free_port
 from tests.support.wallet import open_wallet
 
 
@@ -63,3 +65,13 @@ def test_what_is_left_ends_in_a_sentence(settings: Settings, capsys: pytest.Capt
         reconcile(settings)
 
     assert "the wallet has posted it" in capsys.readouterr().out
+
+
+def test_a_wallet_that_is_away_is_a_sentence(settings: Settings) -> None:
+    """Where the wallet has an address it is asked there, never past it on its database."""
+    apart = msgspec.structs.replace(
+        settings, wallet_url=f"http://127.0.0.1:{free_port()}", internal_secret="a secret of at least 32 characters"
+    )
+
+    with pytest.raises(Stopped, match=r"The comparison broke off: .* no connection"):
+        reconcile(apart)

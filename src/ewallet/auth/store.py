@@ -146,6 +146,11 @@ def users_without_wallet(tx: Connection, *, created_before: int, limit: int) -> 
     return [_user(row) for row in rows]
 
 
+def users_after(tx: Connection, after: str, limit: int) -> list[User]:
+    """The next people, by their ids."""
+    return [_user(row) for row in tx.execute(select(users).where(users.c.id > after).order_by(users.c.id).limit(limit))]
+
+
 def mark_wallets_opened(tx: Connection, user_ids: Sequence[str]) -> None:
     """Remember that these people's wallets exist."""
     tx.execute(update(users).where(users.c.id.in_(user_ids)).values(wallet_opened=1))
