@@ -32,6 +32,7 @@ def test_a_backup_under_load_is_a_platform_that_was_switched_off(tmp_path: Path,
 
     with platform("together", {}, tmp_path / "new") as restored:
         assert restored.run("restore", str(tmp_path / "backup")).returncode == 0
+        assert restored.run("reconcile").stdout == "✓ payments, postings and events agree\n"
         restored.start()
         people = People(restored.address, http)
         data = tmp_path / "new/data"

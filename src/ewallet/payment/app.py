@@ -1,4 +1,4 @@
-"""Payment put together: its database, its use cases, its recovery, its outbox relay, its HTTP side."""
+"""Payment put together: its database, its use cases, its recovery, its comparisons, its outbox relay, its HTTP side."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -11,8 +11,9 @@ from ewallet.notification.client import NotificationClient
 from ewallet.payment import store
 from ewallet.payment.api import routes
 from ewallet.payment.domain.fees import FeeSchedule, FeesWrong
+from ewallet.payment.reconcile import Reconciliation
 from ewallet.payment.service import PaymentService
-from ewallet.payment.worker import PAUSE_SECONDS, Recovery
+from ewallet.payment.worker import PAUSE_SECONDS, Reconciling, Recovery
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.figures import Figures
 from ewallet.plumbing.http.application import House, service_application
@@ -20,7 +21,7 @@ from ewallet.plumbing.outbox import Relay
 from ewallet.plumbing.settings import Settings, SettingsError
 from ewallet.plumbing.tokens import Verifier
 from ewallet.plumbing.worker import run_forever, working
-from ewallet.wallet.client import WalletClient
+from ewallet.wallet.client import WalletBooks
 
 
 def create_app(
@@ -28,7 +29,7 @@ def create_app(
     *,
     verifier: Verifier,
     internal_secret: str,
-    wallet: WalletClient,
+    wallet: WalletBooks,
     notification: NotificationClient,
     clock: Clock = system_clock,
 ) -> House[PaymentService]:
@@ -49,13 +50,27 @@ def create_app(
         events_added=relay.wake.set,
     )
     recovery = Recovery(service.saga)
+    reconciling = Reconciling(
+        database,
+        Reconciliation(database, wallet, service.saga, receiver=notification, clock=clock),
+        owner=owner,
+        clock=clock,
+        every_seconds=settings.reconcile_seconds,
+    )
     figures = Figures(database, store.figures, clock)
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
-        recovering = run_forever("payment-recovery", recovery.run_once, pause_seconds=PAUSE_SECONDS)
+        loops = [
+            relay.run_forever(),
+            figures.run_forever(),
+            run_forever("payment-recovery", recovery.run_once, pause_seconds=PAUSE_SECONDS),
+        ]
+        if settings.reconcile_seconds:
+            pause_seconds = reconciling.pause_seconds
+            loops.append(run_forever("payment-reconciliation", reconciling.run_once, pause_seconds=pause_seconds))
         with closing(database):
-            async with working(relay.run_forever(), figures.run_forever(), recovering):
+            async with working(*loops):
                 try:
                     yield
                 finally:

@@ -1,4 +1,4 @@
-"""Background work of payment: finishing what a process that died, or gave up waiting, has left PENDING.
+"""Background work of payment: finishing what a process that died, or gave up waiting, has left PENDING; comparing.
 
 The end of a hold that nobody has captured or voided is among it: its expiry was begun with the hold and falls due then.
 """
@@ -7,8 +7,17 @@ import asyncio
 
 import structlog
 
+from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
+from ewallet.payment import store
+from ewallet.payment.reconcile import Reconciliation
 from ewallet.payment.saga import Saga
-from ewallet.plumbing.telemetry import PAYMENTS_RECOVERED, RECOVERY_FAILURES
+from ewallet.plumbing.database import Database
+from ewallet.plumbing.telemetry import (
+    DISAGREEMENTS,
+    DISAGREEMENTS_LEFT,
+    PAYMENTS_RECOVERED,
+    RECOVERY_FAILURES,
+)
 
 log = structlog.get_logger()
 
@@ -54,3 +63,49 @@ class Recovery:
             self._told.clear()
         self._told[intent_id] = error
         log.warning("payment.not_recovered", payment=intent_id, error=error)
+
+
+RECONCILIATION_LEASE = "reconciliation"
+"""Whoever has it compares; it lasts until it is time for the next comparison."""
+
+RECONCILIATION_PAUSE_SECONDS = 60.0
+"""How late a comparison may be, and how soon one is tried again that was broken off. The first one waits as long, too:
+after a start recovery has its own to do."""
+
+
+class Reconciling:
+    """Compares payments, postings and events now and then, in one process of all."""
+
+    def __init__(
+        self, database: Database, reconciliation: Reconciliation, *, owner: str, clock: Clock, every_seconds: int
+    ) -> None:
+        self._database = database
+        self._reconciliation = reconciliation
+        self._owner = owner
+        self._clock = clock
+        self._every_seconds = every_seconds
+        self.pause_seconds = min(RECONCILIATION_PAUSE_SECONDS, every_seconds)
+        self._not_before = clock() + int(self.pause_seconds * MICROSECONDS_PER_SECOND)
+
+    async def run_once(self) -> int:
+        """Compare everything, if it is time; returns how many disagreements there were. Each is in the log."""
+        now = self._clock()
+        if now < self._not_before:
+            return 0
+        if not await self._claim(now):
+            DISAGREEMENTS_LEFT.set(0)  # whoever compares instead shows what is left
+            return 0
+        cases = await self._reconciliation.run()
+        left = sum(not case.settled for case in cases)
+        DISAGREEMENTS.labels("no").inc(left)
+        DISAGREEMENTS.labels("yes").inc(len(cases) - left)
+        DISAGREEMENTS_LEFT.set(left)
+        # Not before it has ended: a comparison that was broken off is tried again.
+        self._not_before = now + self._every_seconds * MICROSECONDS_PER_SECOND
+        log.info("payment.compared", disagreements=len(cases), left=left)
+        return len(cases)
+
+    async def _claim(self, now: int) -> bool:
+        return await self._database.writing(
+            lambda tx: store.leases.claim(tx, RECONCILIATION_LEASE, self._owner, now=now, seconds=self._every_seconds)
+        )

@@ -113,6 +113,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(ge=1, le=MAXIMUM_HOLD_SECONDS),
         described("how long money is held for a payment that is not captured at once"),
     ] = 7 * 24 * 3600
+    reconcile_seconds: Annotated[
+        int,
+        Meta(ge=0),
+        described("time between two comparisons of payments, postings and events, 0 for none"),
+    ] = 3600
     request_seconds: Annotated[Seconds, described("time after which the gateway answers 504")] = 10
     drain_seconds: Annotated[
         int,
@@ -125,11 +130,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "comma-separated networks (`127.0.0.1/32,10.0.0.0/8`) that webhooks may go to beside the public internet"
         ),
     ] = ""
-    smtp_url: Annotated[
-        str,
-        described("mail server, as `smtp://user:password@host:587` or `smtps://host:465`; empty: no e-mail is sent"),
-    ] = ""
-    email_from: Annotated[str, described("sender of e-mail, as `Shop <payments@shop.example>`")] = ""
     webhook_rate_per_host: Annotated[Rate, described("webhooks per second to one host, 0 for no limit")] = 200
     auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
     wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""

@@ -35,13 +35,6 @@ REQUEST_SECONDS = Histogram(
 REQUESTS_UNDER_WAY = Gauge("ewallet_requests_under_way", "Requests that are being answered now.", ["service"])
 REFUSALS = Counter("ewallet_refusals_total", "Requests answered with a problem, by its slug.", ["service", "reason"])
 
-DOOR_SECONDS = Histogram(
-    "ewallet_door_seconds",
-    "Time of a call to another service, its repetitions included; the outcome is `answered` or an error's name.",
-    ["caller", "path", "outcome"],
-    buckets=_SECONDS,
-)
-
 # --- batches and transactions
 
 BATCH_SIZE = Histogram(
@@ -79,6 +72,15 @@ WORKER_LAST_SUCCESS = Gauge(
     "ewallet_worker_last_success_timestamp_seconds", "When a round of background work last went well.", ["worker"]
 )
 LEASE_HELD = Gauge("ewallet_lease_held", "Whether this process holds a lease.", ["service", "lease"])
+
+DISAGREEMENTS = Counter(
+    "ewallet_disagreements_total",
+    "Disagreements that reconciliation found, put right or left for a person.",
+    ["settled"],
+)
+DISAGREEMENTS_LEFT = Gauge(
+    "ewallet_disagreements_left", "Disagreements that the last reconciliation has left for a person."
+)
 
 SPANS_LOST = Counter("ewallet_spans_lost_total", "Parts of traces that the collector did not take.")
 

@@ -153,6 +153,7 @@ def upgrade() -> None:
     )
     create_missing(connection, metadata)
     insert_missing(connection, audit_head, chain=0, sequence=0, hash="0" * 64)
-    insert_missing(connection, leases, name="outbox-relay", owner="", until=0)
+    for name in ("outbox-relay", "reconciliation"):
+        insert_missing(connection, leases, name=name, owner="", until=0)
     for name in ("payment_history", "payment_audit"):
         make_append_only(connection, name)
