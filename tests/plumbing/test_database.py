@@ -505,13 +505,30 @@ async def test_a_ping_notices_by_itself_when_storage_takes_writes_again(read_onl
     assert values(database) == {"a": 0, "b": 0}
 
 
+def fill(tx: Connection) -> None:
+    insert_rows(tx, counters, [(f"{number:060}", number) for number in range(1000)])
+
+
+async def test_a_ping_tries_what_was_refused_because_something_smaller_may_pass(sqlite_url: str) -> None:
+    """A process that says it is ready and refuses every payment is worse than one that is not."""
+    make_tables(sqlite_url, metadata)
+    with opened(sqlite_url) as database:
+        set_pragma(database, "max_page_count = 10")
+        with pytest.raises(StorageUnavailable):
+            database.transact(fill)
+        database.transact(put("a"))
+
+        with pytest.raises(StorageUnavailable):
+            await database.ping()
+        set_pragma(database, "max_page_count = 1000")
+        await database.ping()
+
+        assert values(database) == {"a": 0}
+
+
 def test_a_file_that_cannot_grow_keeps_what_it_has_and_goes_on_when_there_is_room(sqlite_url: str) -> None:
     """SQLite's own limit of a file's size gives the error of a full disk."""
     make_tables(sqlite_url, metadata)
-
-    def fill(tx: Connection) -> None:
-        insert_rows(tx, counters, [(f"{number:060}", number) for number in range(1000)])
-
     with opened(sqlite_url) as database:
         database.transact(put("a"))
         set_pragma(database, "max_page_count = 10")

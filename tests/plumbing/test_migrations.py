@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from sqlalchemy import Connection, inspect, text
 
+from ewallet.plumbing import migrations
 from ewallet.plumbing.migrations import SchemaIsNewer, _one_at_a_time, migrate
 from ewallet.plumbing.schema import version_table
 from tests.support.plumbing import opened
@@ -53,6 +54,22 @@ def test_who_finds_another_migrating_waits_for_it(mariadb_url: str) -> None:
         other.transact(migrating)
 
         assert waiting[0].result(timeout=10)
+
+
+def test_a_change_of_a_schema_may_take_longer_than_any_other_statement(
+    mariadb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To change a large table takes hours, and a connection that was given up would be no help."""
+    patience: list[int] = []
+
+    def note(tx: Connection, _service: str) -> bool:
+        patience.append(tx.connection.driver_connection._read_timeout)  # type: ignore[union-attr]  # PyMySQL's own
+        return False
+
+    monkeypatch.setattr(migrations, "_upgrade_alone", note)
+    migrate(SERVICE, mariadb_url)
+
+    assert patience == [migrations.STATEMENT_SECONDS]
 
 
 def test_a_database_of_a_newer_program_is_left_alone(database_url: str) -> None:
