@@ -15,6 +15,8 @@ from bench.people import People, payment_to
 from bench.platform import ewallet, free_port, platform, processor_seconds, resident_megabytes, running
 from bench.report import Figures, Row, print_figures, write_document
 from bench.syncs import synced
+from ewallet.plumbing.settings import SERVICES
+from tests.servers.mariadb import DURABLE, running_mariadb
 
 CONNECTIONS = (64, 128, 256)
 USUAL = CONNECTIONS[0]
@@ -48,6 +50,7 @@ def measure(folder: Path, seconds: int) -> Figures:
     with platform(data, port, {}) as process_id:
         Measurement(f"http://127.0.0.1:{port}", process_id, folder, seconds, figures).run()
     _verify(data)
+    _on_mariadb(folder, seconds, figures)
     return figures
 
 
@@ -74,6 +77,11 @@ class Measurement:
         self._open("payments arriving at half the peak", payments, peak / 2)
         self._note_memory("after all load")
 
+    def run_on_server(self, name: str) -> None:
+        """One row, where the data lie in a server."""
+        people = People(self._base_url, customers=2 * USUAL, merchants=MERCHANTS)
+        self._closed(f"payments on {name}", people.payments(), USUAL)
+
     def _sequence(self, payment: Request) -> None:
         console.print("one client in sequence …")
         latency = in_sequence(self._base_url, payment, payments=SEQUENCE)
@@ -98,6 +106,16 @@ class Measurement:
 
     def _note_memory(self, when: str) -> None:
         self._figures.notes.append(("memory", f"{resident_megabytes(self._process_id):.0f} MiB {when}"))
+
+
+def _on_mariadb(folder: Path, seconds: int, figures: Figures) -> None:
+    """The same process, with its data in a MariaDB that syncs every commit."""
+    data, port = folder / "on-mariadb", free_port()
+    with running_mariadb(folder / "mariadb", *DURABLE) as server:
+        databases = {f"EWALLET_{service.upper()}_DATABASE_URL": server.new_database() for service in SERVICES}
+        with platform(data, port, databases) as process_id:
+            Measurement(f"http://127.0.0.1:{port}", process_id, folder, seconds, figures).run_on_server("MariaDB")
+        _verify(data, **databases)
 
 
 def _echo(folder: Path, seconds: int) -> Load:
@@ -130,10 +148,14 @@ def _count_syncs(folder: Path, seconds: int, figures: Figures) -> None:
     figures.notes.append(("fsyncs a payment", f"{alone:.1f} in sequence, {together:.2f} at {USUAL} connections"))
 
 
-def _verify(data: Path) -> None:
+def _verify(data: Path, **settings: str) -> None:
     console.print("ewallet verify …")
     finished = subprocess.run(
-        [ewallet(), "verify"], env={"EWALLET_DATA": str(data), "PATH": ""}, capture_output=True, text=True, check=False
+        [ewallet(), "verify"],
+        env={"EWALLET_DATA": str(data), "PATH": "", **settings},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if finished.returncode:
         raise SystemExit(f"ewallet verify finds the books wrong: this run counts for nothing\n{finished.stdout}")

@@ -80,6 +80,12 @@ ROWS: dict[str, list[Panel]] = {
                 f" / {rate('ewallet_batch_size_count', 'database')}"
             },
         ),
+        Panel(
+            "Time of 99 of 100 calls between services",
+            {"{{caller}} {{path}} {{outcome}}": quantile(99, "ewallet_door_seconds", "caller, path, outcome")},
+            "s",
+            limit=1,
+        ),
         Panel("Requests under way", {"{{service}}": "sum by (service) (ewallet_requests_under_way)"}),
     ],
     "Is anything stuck?": [

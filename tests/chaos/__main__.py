@@ -21,6 +21,7 @@ from tests.chaos.enumerated import OPERATIONS, faults, let_all_happen
 from tests.chaos.hunts import HUNTS, Hunt, hunt
 from tests.chaos.invariants import INVARIANTS, Scale, hold
 from tests.chaos.storm import storm
+from tests.chaos.telling import tell
 from tests.chaos.world import ENDS_WITHIN_SECONDS, SETTLES_WITHIN_SECONDS, Tally, Worlds, worlds
 from tests.house.tree import ROOT
 from tests.servers.mariadb import running_mariadb
@@ -74,6 +75,7 @@ def main() -> None:
     """Run everything; exit status 1 where anything was wrong, and then there is no new report."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=500, help="kills at random moments")
+    parser.add_argument("--events", type=int, default=50_000, help="told while notification is killed every second")
     parser.add_argument(
         "--database",
         choices=["sqlite", "mariadb", "both"],
@@ -93,6 +95,9 @@ def main() -> None:
             run.database = "MariaDB: "
             with running_mariadb(Path(name) / "mariadb") as server, worlds(Path(name), server) as made:
                 asyncio.run(_everything(run, made))
+                with server.database() as url:
+                    work = tell(url, Path(name), events=arguments.events, kills=arguments.events, seed=run.seed)
+                    asyncio.run(run.part("notification killed every second, with webhooks", work))
     console.print(f"\n{_table(run)}", soft_wrap=True)
     if run.wrong or not run.total.clean:
         sys.exit("\n".join([*run.wrong, f"The platform is not reliable: --seed {run.seed}"]))

@@ -166,7 +166,7 @@ class Fault:
 
 def faults(operation: Operation, way: Way) -> list[Fault]:
     """Everything that can happen to an operation in one way of running."""
-    places = operation.places + (operation.doors if way == "apart" else ())
+    places = operation.places + (() if way == "together" else operation.doors)
     found = [Fault(operation, place.service, arming) for place in places for arming in place.armings()]
     if operation.places is PAYMENT:
         begun = Arming("commit.after", KILL, "payment", "payment.begin.written")

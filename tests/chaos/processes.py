@@ -153,7 +153,7 @@ class Victims:
 
     def home_of(self, service: str) -> str:
         """The process in which a service runs."""
-        return service if self.way == "apart" else "ewallet"
+        return "ewallet" if self.way == "together" else service
 
     async def start(self) -> None:
         """Start every process and wait until requests are answered."""

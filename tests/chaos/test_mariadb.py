@@ -15,6 +15,7 @@ from tests.chaos.invariants import Scale, hold, transfers_keep_the_total_in_ever
 from tests.chaos.storm import storm
 from tests.chaos.world import Worlds, worlds
 from tests.servers.mariadb import MariaDB
+from tests.support.platform import Way
 
 SEED = int(os.environ.get("SEED", secrets.randbits(32)))
 KILLS = 5
@@ -39,8 +40,10 @@ async def test_whatever_happens_at_a_point_of_an_operation_the_end_is_right(chao
     assert tally.figures.faults == len(wanted)
 
 
-async def test_after_kills_under_load_nothing_is_lost_doubled_or_stuck(chaos: Worlds) -> None:
-    tally = await storm(chaos, "together", kills=KILLS, seed=SEED)
+@pytest.mark.parametrize("way", ["together", "doubled"])
+async def test_after_kills_under_load_nothing_is_lost_doubled_or_stuck(way: Way, chaos: Worlds) -> None:
+    """With two processes of each service all of them write at the same time, and each takes over from the other."""
+    tally = await storm(chaos, way, kills=KILLS, seed=SEED)
 
     assert not tally.wrong, f"SEED={SEED}: {tally.wrong}"
 

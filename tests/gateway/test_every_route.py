@@ -100,6 +100,8 @@ CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
     "GET /notification": (ANY_USER, set()),
     "POST /notification/{notificationId}/read": (ANY_USER, set()),
     "GET /notification/stream": (ANY_USER, set()),
+    "GET /notification/preferences": (ANY_USER, set()),
+    "PUT /notification/preferences": (ANY_USER, set()),
     "POST /notification/webhooks": (MERCHANT, {Reason.INVALID_STATE}),
     "GET /notification/webhooks": (MERCHANT, set()),
     "GET /notification/webhooks/{webhookId}": (MERCHANT, set()),

@@ -26,6 +26,7 @@ ROOMS_OF_ONE_SERVICE = {
     ("gateway", "haproxy.cfg"),  # its template
     ("payment", "saga.py"),  # the steps that carry money, apart from what can be asked for
     ("notification", "senders"),  # the ways out of the platform
+    ("notification", "contacts.py"),  # how people are told beside their inbox
     ("notification", "webhooks.py"),  # merchants' endpoints, apart from the inboxes
 }
 

@@ -171,6 +171,7 @@ async def test_the_document_names_what_users_see_and_nothing_internal(platform: 
         "/notification",
         "/notification/stream",
         "/notification/{notificationId}/read",
+        "/notification/preferences",
         "/notification/webhooks",
         "/notification/webhooks/{webhookId}",
         "/notification/webhooks/{webhookId}/enable",

@@ -3,14 +3,16 @@
 import asyncio
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from ewallet.payment import store
+from ewallet.payment.domain.payments import refunded
 from ewallet.payment.verify import faults
 from tests.support.books import fill_payment
 from tests.support.payment import (
     CUSTOMER,
     MERCHANT,
+    NOW,
     MemoryWallet,
     order,
     paid,
@@ -36,6 +38,25 @@ async def test_an_older_row_that_was_put_back_is_named(database_url: str) -> Non
         database.transact(lambda tx: tx.execute(store.payments.update().values(**before)))
 
         assert f"payment {payment.transaction_id} has version 2" in found(database, faults)
+
+
+async def test_a_move_that_nobody_made_is_named(database_url: str) -> None:
+    """Payment and history agree with each other: only the audit knows better."""
+    wallet = MemoryWallet()
+    wallet.credit(CUSTOMER, 1000)
+    with payment_database(database_url) as database:
+        payment_id = (await paid(payment_service(database, wallet), order())).transaction_id
+
+        def forge(tx: Connection) -> None:
+            moved = refunded(store.find(tx, [payment_id])[0], 10, NOW)
+            store.conclude(tx, [moved], [])
+            store.add_history(tx, [(moved, MERCHANT, None)])
+
+        database.transact(forge)
+
+        assert found(database, faults) == (
+            f"line 3 of the history of payment {payment_id} was inserted: the audit does not tell of it"
+        )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ewallet.gateway.haproxy import Surroundings, configuration
 from ewallet.plumbing.settings import Settings
+from tests.support.platform import Platform
+from tests.support.ports import free_port
 
 START_TIMEOUT_SECONDS = 30  # it takes a tenth of one; a busy machine may take many
 
@@ -61,6 +64,19 @@ def running_haproxy(file: Path) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.terminate()  # at once, and the worker with it
         process.wait()
+
+
+@contextmanager
+def behind_haproxy(platform: Platform, folder: Path) -> Iterator[Platform]:
+    """A running platform as it is reached through HAProxy, with the configuration that it prints itself."""
+    port = {"EWALLET_PORT": str(free_port()), "EWALLET_TRUSTED_PROXIES": ""}
+    printed = platform.run("haproxy-config", "--pages", platform.address, "--keys", str(folder / "keys"), **port)
+    assert printed.returncode == 0, printed.stderr
+    file = folder / "haproxy.cfg"
+    file.write_text(printed.stdout)
+    with running_haproxy(file):
+        address = f"http://127.0.0.1:{port['EWALLET_PORT']}"
+        yield replace(platform, address=address, environment={**platform.environment, **port})
 
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:

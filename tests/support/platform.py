@@ -16,8 +16,8 @@ import httpx2
 
 from tests.support.ports import free_port
 
-Way: TypeAlias = Literal["together", "apart"]
-"""One process for everything, or five that talk HTTP."""
+Way: TypeAlias = Literal["together", "apart", "doubled"]
+"""One process for everything, five that talk HTTP, or two of each of those, which need databases on a server."""
 
 SERVICES = ("auth", "wallet", "payment", "notification", "gateway")
 PRODUCT = (sys.executable, "-m", "ewallet")
@@ -59,6 +59,18 @@ class Process:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.environment['EWALLET_PORT']}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it says that it can work, and a gateway, that somebody of every service does."""
+        try:
+            return httpx2.get(f"{self.address}/health/ready", trust_env=False).is_success
+        except httpx2.HTTPError:
+            return False
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -116,10 +128,7 @@ class Platform:
     def _ready(self) -> bool:
         for name, process in self.processes.items():
             assert process.running, f"{name} has ended\n{self.logs()}"
-        try:
-            return httpx2.get(f"{self.address}/health/ready", trust_env=False).is_success
-        except httpx2.HTTPError:
-            return False
+        return all(process.ready for process in self.processes.values())
 
 
 @contextmanager
@@ -138,7 +147,7 @@ def platform(
         **{f"EWALLET_{service.upper()}_DATABASE_URL": url for service, url in databases.items()},
         **settings,
     }
-    made = _together(common, folder, launcher) if way == "together" else _apart(common, folder, launcher)
+    made = _together(common, folder, launcher) if way == "together" else _apart(way, common, folder, launcher)
     with ExitStack() as cleanup:
         for process in made.processes.values():
             cleanup.callback(process.kill)
@@ -152,25 +161,26 @@ def _together(common: Mapping[str, str], folder: Path, launcher: Sequence[str]) 
     return Platform("together", f"http://127.0.0.1:{port}", environment, processes)
 
 
-def _apart(common: Mapping[str, str], folder: Path, launcher: Sequence[str]) -> Platform:
-    ports = {service: free_port() for service in SERVICES}
+def _apart(way: Way, common: Mapping[str, str], folder: Path, launcher: Sequence[str]) -> Platform:
+    copies = ("", "-2") if way == "doubled" else ("",)
+    ports = {f"{service}{copy}": free_port() for service in SERVICES for copy in copies}
     addresses = {
-        f"EWALLET_{service.upper()}_URL": f"http://127.0.0.1:{port}"
-        for service, port in ports.items()
+        f"EWALLET_{service.upper()}_URL": ",".join(f"http://127.0.0.1:{ports[service + copy]}" for copy in copies)
+        for service in SERVICES
         if service != "gateway"
     }
     shared = {**common, **addresses, "EWALLET_INTERNAL_SECRET": secrets.token_urlsafe(32)}
     processes = {
-        service: Process(
-            ("serve", service),
+        name: Process(
+            ("serve", name.partition("-")[0]),
             clean_environment(EWALLET_PORT=str(port), **shared),
-            folder / f"{service}.log",
+            folder / f"{name}.log",
             launcher,
         )
-        for service, port in ports.items()
+        for name, port in ports.items()
     }
-    gateway = processes["gateway"].environment
-    return Platform("apart", f"http://127.0.0.1:{ports['gateway']}", gateway, processes)
+    gateway = processes["gateway"]
+    return Platform(way, gateway.address, gateway.environment, processes)
 
 
 def clean_environment(**settings: str) -> dict[str, str]:

@@ -135,6 +135,17 @@ def reconcile() -> None:
 
 
 @application.command()
+def notifications(
+    *,
+    again: Annotated[bool, typer.Option("--again", help="Have all of them sent again.")] = False,
+) -> None:
+    """List what was given up after a day of attempts to deliver it outside, latest first."""
+    from ewallet.cli import notifying
+
+    notifying.dead_letters(load_settings(), again=again)
+
+
+@application.command()
 def demo(
     url: Annotated[str, typer.Option(help="Address of the running platform; from the settings, if not given.")] = "",
 ) -> None:

@@ -89,7 +89,6 @@ class HttpBackend:
 
     def __init__(self, service: str, *urls: str, badge: Badge) -> None:
         self._service = service
-        self._replicas = Replicas(urls)
         self._badge = badge
         # No time limit here: the gateway limits the whole request, and streams have none.
         self._client = httpx2.AsyncClient(
@@ -97,6 +96,7 @@ class HttpBackend:
             limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS),
             trust_env=False,
         )
+        self._replicas = Replicas(urls, self._client)
 
     async def forward(self, scope: HTTPScope, body: bytes, receive: Receive, send: Send) -> None:
         route = scope["path_template"] = f"/{self._service}/*"
@@ -117,21 +117,29 @@ class HttpBackend:
             await response.aclose()
 
     async def get(self, path: str) -> tuple[int, Any]:
-        """Of several processes, one that answers well speaks for the service."""
-        failure: Exception | None = None
-        for _ in range(len(self._replicas)):
-            try:
-                answer = await _get(self._client, self._replicas.take().url + path)
-            except (httpx2.HTTPError, Overloaded) as error:
-                failure = error
-                continue
-            if answer[0] == HTTPStatus.OK:
-                return answer
-        if failure is not None:
+        """Of several processes, the first that answers well speaks for the service."""
+        asking = [asyncio.create_task(_get(self._client, replica.url + path)) for replica in self._replicas]
+        answer: tuple[int, Any] | None = None
+        failure: Exception = Overloaded(f"{self._service} cannot be reached")
+        try:
+            for answering in asyncio.as_completed(asking):
+                try:
+                    answer = await answering
+                except httpx2.HTTPError as error:
+                    failure = error
+                    continue
+                if answer[0] == HTTPStatus.OK:
+                    break
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        if answer is None:
             raise failure
         return answer
 
     async def close(self) -> None:
+        self._replicas.close()
         await self._client.aclose()
 
     async def _send(self, scope: HTTPScope, body: bytes) -> httpx2.Response:
@@ -140,13 +148,13 @@ class HttpBackend:
         Overloaded: no process of it got the request. OutcomeUnknown: one got it and did not answer.
         """
         headers = [*tracing.onward(list(scope["headers"])), *self._own_headers()]
-        for _ in range(len(self._replicas)):
+        for _ in self._replicas:
             replica = self._replicas.take()
             request = httpx2.Request(scope["method"], _url(replica.url, scope), headers=headers, content=body)
             try:
                 response = await self._client.send(request, stream=True)
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
-                replica.is_away()
+                replica.went_away()
                 continue  # to the next one: this one has not heard of it
             except httpx2.PoolTimeout as error:
                 raise Overloaded(f"{self._service}: all connections are in use") from error
@@ -156,7 +164,7 @@ class HttpBackend:
             except asyncio.CancelledError:  # the time is over, as a rule
                 replica.failed()
                 raise
-            replica.answered()
+            replica.answered(response)
             return response
         raise Overloaded(f"{self._service} cannot be reached")
 

@@ -12,6 +12,7 @@ from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
 from ewallet.kernel.errors import Reason, unwrap
 from ewallet.notification.client import DELIVERY_PATH, KEPT_PATH, UNTOLD_PATH
+from ewallet.notification.contacts import Contacts
 from ewallet.notification.messages import (
     Delivery,
     FindUntold,
@@ -19,6 +20,7 @@ from ewallet.notification.messages import (
     NewWebhook,
     Notification,
     NotificationList,
+    Preferences,
     Receipt,
     Untold,
     Webhook,
@@ -60,9 +62,14 @@ LastEventId = Annotated[
 MERCHANT = frozenset({Role.MERCHANT})
 
 
-def routes(service: NotificationService, webhooks: Webhooks) -> list[HTTPRouteHandler]:
+def routes(service: NotificationService, webhooks: Webhooks, contacts: Contacts) -> list[HTTPRouteHandler]:
     """Every endpoint of notification."""
-    return [*_inbox_routes(service), *_webhook_routes(webhooks), *_delivery_routes(webhooks)]
+    return [
+        *_inbox_routes(service),
+        *_contact_routes(contacts),
+        *_webhook_routes(webhooks),
+        *_delivery_routes(webhooks),
+    ]
 
 
 def _inbox_routes(service: NotificationService) -> list[HTTPRouteHandler]:
@@ -116,6 +123,20 @@ def _inbox_routes(service: NotificationService) -> list[HTTPRouteHandler]:
         find_untold_events,
         list_kept_events,
     ]
+
+
+def _contact_routes(contacts: Contacts) -> list[HTTPRouteHandler]:
+    @get("/notification/preferences", **protected(ANY_USER))
+    async def get_preferences(request: Request[Any, Any, Any]) -> Preferences:
+        """How the caller is told beside the inbox."""
+        return await contacts.get(caller_of(request))
+
+    @put("/notification/preferences", **protected(ANY_USER))
+    async def replace_preferences(request: Request[Any, Any, Any], data: JSONBody[Preferences]) -> Preferences:
+        """Choose how to be told beside the inbox; what is left out is as if nothing had been said about it."""
+        return unwrap(await contacts.replace(caller_of(request), data))
+
+    return [get_preferences, replace_preferences]
 
 
 def _webhook_routes(webhooks: Webhooks) -> list[HTTPRouteHandler]:

@@ -10,7 +10,10 @@ from ewallet.kernel.clock import Clock, system_clock
 from ewallet.kernel.ids import new_id
 from ewallet.notification import store
 from ewallet.notification.api import routes
+from ewallet.notification.contacts import Contacts
 from ewallet.notification.domain.endpoints import AddressRules
+from ewallet.notification.senders import Sender
+from ewallet.notification.senders.mail import MailSender, MailServer, MailWrong
 from ewallet.notification.senders.outside import Outside, system_resolver
 from ewallet.notification.senders.webhooks import WebhookSender
 from ewallet.notification.service import NotificationService
@@ -28,16 +31,20 @@ def create_app(
 ) -> House[NotificationService]:
     """Notification on its migrated database, which closes with the application's lifespan.
 
-    SettingsError: what may be called outside cannot be understood.
+    SettingsError: the mail server or what may be called outside cannot be understood.
     """
     outside = Outside(_address_rules(settings), system_resolver())
+    mail_server = _mail_server(settings)
     database = open_database(settings.database_url("notification"), "notification")
-    service = NotificationService(database, clock=clock)
+    service = NotificationService(database, clock=clock, mails=mail_server is not None)
     watch = Watch(database, service.listeners)
     sender = WebhookSender(outside, per_second=settings.webhook_rate_per_host, clock=clock)
+    senders: dict[str, Sender] = {store.WEBHOOK: sender}
+    if mail_server is not None:
+        senders[store.EMAIL] = MailSender(mail_server, clock=clock)
     dispatcher = Dispatcher(
         database,
-        {store.WEBHOOK: sender},
+        senders,
         owner=new_id("own", clock()),
         clock=clock,
         random_below=secrets.randbelow,
@@ -72,13 +79,20 @@ def create_app(
 
     application = service_application(
         name="notification",
-        routes=routes(service, webhooks),
+        routes=routes(service, webhooks, Contacts(database, clock=clock)),
         verifier=verifier,
         internal_secret=internal_secret,
         lifespan=[lifespan],
         ready=database.ping,
     )
     return House("notification", service, application)
+
+
+def _mail_server(settings: Settings) -> MailServer | None:
+    try:
+        return MailServer.parse(settings.smtp_url, settings.email_from)
+    except MailWrong as error:
+        raise SettingsError(str(error)) from error
 
 
 def _address_rules(settings: Settings) -> AddressRules:

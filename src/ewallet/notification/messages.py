@@ -27,6 +27,30 @@ class NotificationList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     next_cursor: str | None
 
 
+# --- how people want to be told -----------------------------------------------------------------------------------
+
+Email = Annotated[
+    str,
+    Meta(
+        max_length=254,
+        pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+        r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)+(?![\s\S])",
+        description="where e-mail goes; null: none is sent",
+    ),
+]
+MailedEvents = Annotated[
+    list[Annotated[str, Meta(max_length=64)]],
+    Meta(max_length=50, description="the events that are mailed, beside those about security; left out: all"),
+]
+
+
+class Preferences(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """How a user is told beside the inbox, which has everything. Events about security are always mailed."""
+
+    email: Email | None = None
+    email_events: MailedEvents | None = None
+
+
 # --- webhooks -----------------------------------------------------------------------------------------------------
 
 Url = Annotated[str, Meta(min_length=1, max_length=2048, description="https, on the public internet")]

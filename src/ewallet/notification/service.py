@@ -1,7 +1,7 @@
 """Notification's use cases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +15,7 @@ from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
 from ewallet.kernel.errors import Refusal, invalid, not_found
 from ewallet.kernel.ids import derived_id, is_id
 from ewallet.notification import store
+from ewallet.notification.contacts import new_mails
 from ewallet.notification.domain.words import Unrenderable, render
 from ewallet.notification.messages import Addressed, Notification, NotificationList
 from ewallet.notification.senders.streams import Listener, Listeners
@@ -46,9 +47,10 @@ _Telling = tuple[Event, Sequence[store.NewNotification]]
 class NotificationService:
     """The inboxes and their streams; satisfies ``NotificationClient`` for services in this process."""
 
-    def __init__(self, database: Database, *, clock: Clock) -> None:
+    def __init__(self, database: Database, *, clock: Clock, mails: bool = False) -> None:
         self._database = database
         self._clock = clock
+        self._mails = mails
         self._batcher: Batcher[_Telling, bool] = Batcher(database, self._tell)
         self.listeners = Listeners()
         self.deliveries_added = asyncio.Event()
@@ -150,12 +152,22 @@ class NotificationService:
     def _tell(self, tx: Connection, tellings: Sequence[_Telling]) -> Sequence[bool]:
         """Store what is new, with what leaves the platform because of it; whether any of that is an event's."""
         new = store.add(tx, [notification for _, notifications in tellings for notification in notifications])
-        told = {(event.id, note.user_id) for event, notes in tellings for note in notes if note.id in new}
+        told = {(event.id, note.user_id): note for event, notes in tellings for note in notes if note.id in new}
         events = {event.id: event for event, _ in tellings}
-        leaving = new_deliveries(tx, events.values(), told, self._clock()) if told else []
+        leaving = self._leaving(tx, events, told) if told else []
         store.add_deliveries(tx, leaving)
         failpoints.reached("notification.batch.written")
         return [bool(leaving)] * len(tellings)
+
+    def _leaving(
+        self, tx: Connection, events: Mapping[str, Event], told: Mapping[tuple[str, str], store.NewNotification]
+    ) -> list[store.NewDelivery]:
+        """What goes out of the platform because users have been told of events, given as pairs of event and user."""
+        now = self._clock()
+        webhooks = new_deliveries(tx, events.values(), told.keys(), now)
+        if not self._mails:
+            return webhooks
+        return webhooks + new_mails(tx, events, [(event_id, note) for (event_id, _), note in told.items()], now)
 
     async def _follow(
         self, user_id: str, listener: Listener, place: int, until: int

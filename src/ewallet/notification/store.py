@@ -9,17 +9,30 @@ claims it for a few seconds, so that one process at a time sends to a receiver. 
 gives a receiver back, writes that row: no delivery is forgotten between the two.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Index, MetaData, Row, UniqueConstraint, delete, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    MetaData,
+    Row,
+    UniqueConstraint,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND
 from ewallet.kernel.errors import Refusal, not_found
 from ewallet.notification.domain.deliveries import Progress, State
+from ewallet.notification.domain.endpoints import EndpointStatus
 from ewallet.plumbing import statements
-from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table
+from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
 
 metadata = MetaData()
 
@@ -72,6 +85,16 @@ webhooks = table(
     Column("created_at", INTEGER, nullable=False),
     Column("updated_at", INTEGER, nullable=False),
     Index("notification_webhooks_by_user", "user_id", "id"),
+)
+
+preferences = table(
+    "notification_preferences",
+    metadata,
+    Column("user_id", IDENTIFIER, primary_key=True),
+    Column("email", SHORT_TEXT, nullable=True),
+    # A JSON list of the events that are mailed; null for all.
+    Column("email_events", LONG_TEXT, nullable=True),
+    Column("updated_at", INTEGER, nullable=False),
 )
 
 receivers = table(
@@ -226,6 +249,9 @@ def add_webhook(tx: Connection, webhook: Mapping[str, Any]) -> None:
 WEBHOOK = "webhook"
 """The channel of merchants' endpoints."""
 
+EMAIL = "email"
+"""The channel of e-mail, and its one receiver, which the first migration makes: the mail server."""
+
 
 def webhook(tx: Connection, webhook_id: str, *, lock: bool = False) -> Row[Any] | None:
     """An endpoint; None where there is none of that id."""
@@ -258,6 +284,25 @@ def remove_webhook(tx: Connection, webhook_id: str) -> None:
     """Forget an endpoint with all that was sent to it. Its receiver is locked first, as always."""
     for forgotten, key in ((receivers, "id"), (deliveries, "receiver"), (webhooks, "id")):
         tx.execute(delete(forgotten).where(forgotten.c[key] == webhook_id))
+
+
+# --- how people want to be told -----------------------------------------------------------------------------------
+
+
+def preferences_of(tx: Connection, user_id: str) -> Row[Any] | None:
+    """What a user has said; None where nothing."""
+    return tx.execute(select(preferences).where(preferences.c.user_id == user_id)).first()
+
+
+def set_preferences(tx: Connection, user_id: str, *, email: str | None, email_events: str | None, now: int) -> None:
+    """Replace what a user has said."""
+    upsert_rows(tx, preferences, [(user_id, email, email_events, now)], update=("email", "email_events", "updated_at"))
+
+
+def mailed(tx: Connection, user_ids: Collection[str]) -> Mapping[str, tuple[str, str | None]]:
+    """The address, and the events that are mailed to it, of those of these users who have one."""
+    rows = statements.rows_in(tx, preferences, "user_id", user_ids, columns=("user_id", "email", "email_events"))
+    return {user_id: (email, events) for user_id, email, events in rows if email is not None}
 
 
 # --- deliveries ---------------------------------------------------------------------------------------------------
@@ -396,20 +441,45 @@ def try_again(tx: Connection, receiver: str, delivery_id: str, now: int) -> None
     call(tx, {receiver}, now)
 
 
+def dead_letters(tx: Connection, *, limit: int) -> Sequence[Row[Any]]:
+    """The latest deliveries that were given up. For an operator: it looks at all deliveries."""
+    dead = select(deliveries).where(deliveries.c.state == State.DEAD)
+    return tx.execute(dead.order_by(deliveries.c.updated_at.desc()).limit(limit)).all()
+
+
+def revive(tx: Connection, now: int) -> int:
+    """Send everything again that was given up, except to endpoints that are off; returns how many."""
+    off = select(webhooks.c.id).where(webhooks.c.status != EndpointStatus.ENABLED)
+    dead = (deliveries.c.state == State.DEAD, deliveries.c.receiver.not_in(off))
+    waiting = tx.execute(select(deliveries.c.receiver).where(*dead).distinct()).scalars().all()
+    if not waiting:
+        return 0
+    revived = tx.execute(
+        update(deliveries).where(*dead).values(state=State.PENDING, attempts=0, next_attempt_at=now, updated_at=now)
+    )
+    call(tx, waiting, now)
+    return revived.rowcount
+
+
 # --- who sends ----------------------------------------------------------------------------------------------------
 
 
-def anybody_waits(tx: Connection, now: int) -> bool:
-    """Whether there is a receiver whose next delivery is due, and that nobody looks after."""
-    waiting = select(receivers.c.id).where(receivers.c.next_at <= now, receivers.c.until < now)
-    return tx.execute(waiting.limit(1)).first() is not None
+def anybody_waits(tx: Connection, now: int, channels: Iterable[str]) -> bool:
+    """Whether there is a receiver on these channels whose next delivery is due, and that nobody looks after."""
+    return tx.execute(select(receivers.c.id).where(*_waiting(now, channels)).limit(1)).first() is not None
 
 
-def claim(tx: Connection, owner: str, *, now: int, seconds: int, limit: int) -> Sequence[tuple[str, str]]:
-    """Take receivers that wait and that nobody looks after, those that have waited longest first: id and channel."""
+def _waiting(now: int, channels: Iterable[str]) -> tuple[ColumnElement[bool], ...]:
+    return receivers.c.next_at <= now, receivers.c.until < now, receivers.c.channel.in_(list(channels))
+
+
+def claim(
+    tx: Connection, owner: str, channels: Iterable[str], *, now: int, seconds: int, limit: int
+) -> Sequence[tuple[str, str]]:
+    """Take receivers that wait and nobody looks after, those that have waited longest first: id and channel of each."""
     free = tx.execute(
         select(receivers.c.id, receivers.c.channel)
-        .where(receivers.c.next_at <= now, receivers.c.until < now)
+        .where(*_waiting(now, channels))
         .order_by(receivers.c.next_at, receivers.c.id)
         .limit(limit)
         .with_for_update()

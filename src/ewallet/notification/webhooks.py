@@ -20,10 +20,9 @@ from ewallet.notification.domain.endpoints import (
     ROTATION_SECONDS,
     Endpoint,
     EndpointStatus,
-    check_events,
     endpoint_of,
 )
-from ewallet.notification.domain.words import EVENTS
+from ewallet.notification.domain.words import EVENTS, check_events
 from ewallet.notification.messages import (
     NewWebhook,
     Webhook,
@@ -251,7 +250,7 @@ class Webhooks:
         endpoint = endpoint_of(order.url, plain_http=self._plain_http)
         if isinstance(endpoint, Refusal):
             return endpoint
-        return check_events(order.events or (), EVENTS) or await self._forbidden(endpoint)
+        return check_events("/events", order.events or (), EVENTS) or await self._forbidden(endpoint)
 
     async def _forbidden(self, endpoint: Endpoint) -> Refusal | None:
         try:

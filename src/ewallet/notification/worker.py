@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Row
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 from ewallet.notification import store
+from ewallet.notification.contacts import mail_parcel
 from ewallet.notification.domain.deliveries import JITTER_PARTS, Outcome, State, Verdict, after
 from ewallet.notification.senders import Parcel, Sender
 from ewallet.notification.senders.streams import Listeners
@@ -94,10 +96,10 @@ class Dispatcher:
     async def run_once(self) -> int:
         """Claim receivers that wait, and begin to send to them; returns how many."""
         room, now = RECEIVERS_AT_ONCE - len(self._tasks), self._clock()
-        if room == 0 or not await self._database.reading(lambda tx: store.anybody_waits(tx, now)):
+        if room == 0 or not await self._database.reading(lambda tx: store.anybody_waits(tx, now, self._senders)):
             return 0
         claimed = await self._database.writing(
-            lambda tx: store.claim(tx, self._owner, now=now, seconds=LEASE_SECONDS, limit=room)
+            lambda tx: store.claim(tx, self._owner, self._senders, now=now, seconds=LEASE_SECONDS, limit=room)
         )
         self._hold(now)
         for receiver, channel in claimed:
@@ -149,7 +151,7 @@ class Dispatcher:
     async def _send_all(self, receiver: str, channel: str) -> int:
         """Send what is due, some at a time. Returns 0, or the time before which nothing more should be tried."""
         while self._held_until > (now := self._clock()):
-            found = await self._database.reading(lambda tx: _due(tx, receiver, now))  # awaited in the same round
+            found = await self._database.reading(partial(_due, receiver=receiver, channel=channel, now=now))
             if not found:
                 return 0
             verdicts = await asyncio.gather(*(self._send(channel, row, parcel) for row, parcel in found))
@@ -175,8 +177,10 @@ class Dispatcher:
         return self._clock() + REST_SECONDS * MICROSECONDS_PER_SECOND
 
 
-def _due(tx: Connection, receiver: str, now: int) -> list[tuple[Row[Any], Parcel]]:
+def _due(tx: Connection, *, receiver: str, channel: str, now: int) -> list[tuple[Row[Any], Parcel]]:
     rows = store.due(tx, receiver, now, limit=DELIVERIES_AT_ONCE)
+    if channel == store.EMAIL:
+        return [(row, mail_parcel(row)) for row in rows]
     webhook = store.webhook(tx, receiver) if rows else None
     return [(row, parcel_of(row, webhook, now)) for row in rows] if webhook else []
 

@@ -130,6 +130,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "comma-separated networks (`127.0.0.1/32,10.0.0.0/8`) that webhooks may go to beside the public internet"
         ),
     ] = ""
+    smtp_url: Annotated[
+        str,
+        described("mail server, as `smtp://user:password@host:587` or `smtps://host:465`; empty: no e-mail is sent"),
+    ] = ""
+    email_from: Annotated[str, described("sender of e-mail, as `Shop <payments@shop.example>`")] = ""
     webhook_rate_per_host: Annotated[Rate, described("webhooks per second to one host, 0 for no limit")] = 200
     auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
     wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""

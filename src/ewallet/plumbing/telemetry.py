@@ -35,6 +35,13 @@ REQUEST_SECONDS = Histogram(
 REQUESTS_UNDER_WAY = Gauge("ewallet_requests_under_way", "Requests that are being answered now.", ["service"])
 REFUSALS = Counter("ewallet_refusals_total", "Requests answered with a problem, by its slug.", ["service", "reason"])
 
+DOOR_SECONDS = Histogram(
+    "ewallet_door_seconds",
+    "Time of a call to another service, its repetitions included; the outcome is `answered` or an error's name.",
+    ["caller", "path", "outcome"],
+    buckets=_SECONDS,
+)
+
 # --- batches and transactions
 
 BATCH_SIZE = Histogram(

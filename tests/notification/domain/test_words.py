@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ewallet.kernel.money import DECIMALS, Money
-from ewallet.notification.domain.words import EVENTS, Text, Unrenderable, render
+from ewallet.notification.domain.words import EVENTS, Text, Unrenderable, check_events, render
 
 PAYER, PAYEE, OWNER, STRANGER = "usr_payer", "usr_payee", "usr_payer", "usr_stranger"
 
@@ -220,3 +220,13 @@ def test_data_that_the_words_need_and_lack_is_named(changes: dict[str, Any], nam
 def test_an_unknown_event_is_named() -> None:
     with pytest.raises(Unrenderable, match=r"payment\.exploded"):
         render("payment.exploded", payment(), [PAYER])
+
+
+def test_an_unknown_event_is_refused_with_its_place() -> None:
+    known = frozenset({"payment.succeeded", "payment.failed"})
+
+    assert check_events("/events", ["payment.failed"], known) is None
+    refusal = check_events("/events", ["payment.failed", "payment.exploded"], known)
+    assert refusal is not None
+    assert refusal.errors[0].pointer == "/events/1"
+    assert "payment.exploded" in refusal.detail

@@ -48,6 +48,10 @@ def test_each_currency_has_its_own_fee_and_the_others_the_default(amount: int, c
     assert schedule.fee_on(amount, currency) == fee
 
 
+def test_a_fee_may_be_the_whole_amount_on_paper() -> None:
+    assert FeeSchedule.parse("USD=10000+0", default_basis_points=0).of(500, "USD") == 500
+
+
 def test_an_amount_that_the_fee_would_eat_up_is_too_small() -> None:
     refusal = FeeSchedule.parse("USD=200+30", default_basis_points=200).fee_on(30, "USD")
 

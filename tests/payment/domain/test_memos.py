@@ -9,7 +9,7 @@ import pytest
 from ewallet.payment.domain.memos import memo_of, operation_from, payment_from
 from ewallet.payment.domain.operations import Intent, Kind, expiry_of
 from ewallet.payment.domain.payments import Payment
-from tests.payment.domain.values import held, operation, payment
+from tests.payment.domain.values import held, operation, paid, payment
 
 OF_THE_ORDER = (
     "customer_id",
@@ -62,6 +62,12 @@ def test_an_operation_comes_back_as_it_was_begun(kind: Kind, changes: dict[str, 
 def test_the_memo_stays_the_same_whatever_becomes_of_the_payment() -> None:
     """It is part of the order, and an order must be the same however often it is sent."""
     assert memo_of(Intent(held())) == memo_of(Intent(replace(held(), version=7, refunded_amount=5, updated_at=9**9)))
+
+
+def test_what_was_not_said_is_not_in_the_memo() -> None:
+    """It is stored with every payment, for ever."""
+    assert "metadata" not in through_the_wallet(memo_of(Intent(payment())))
+    assert "reason" not in through_the_wallet(memo_of(Intent(paid(), operation(Kind.REFUND))))
 
 
 def test_an_expiry_has_no_memo() -> None:

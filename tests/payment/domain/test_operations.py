@@ -2,6 +2,7 @@
 
 import pytest
 
+from ewallet.kernel.caller import platform
 from ewallet.kernel.errors import InvariantBroken, Reason
 from ewallet.payment.domain.operations import (
     ALL_THAT_IS_LEFT,
@@ -43,7 +44,10 @@ def test_only_an_authorized_payment_is_captured_or_voided(kind: Kind, status: Pa
     first = begun(operation(kind), held(status=status), 0)
 
     assert first.is_pending == (status is PaymentStatus.AUTHORIZED)
-    assert first.failure is None or first.failure.reason is Reason.INVALID_STATE
+    assert first.is_pending or first.failure == Failure(
+        Reason.INVALID_STATE, f"Only an authorized payment can be captured or voided: this one is {status}."
+    )
+    assert first.updated_at == NOW
 
 
 @pytest.mark.parametrize("status", PaymentStatus)
@@ -51,6 +55,9 @@ def test_only_what_was_paid_is_refunded(status: PaymentStatus) -> None:
     first = begun(operation(Kind.REFUND), payment(status=status), 0)
 
     assert first.is_pending == (status in (PaymentStatus.SUCCESS, PaymentStatus.PARTIALLY_REFUNDED))
+    assert first.is_pending or first.failure == Failure(
+        Reason.INVALID_STATE, f"Only what was paid can be refunded: this payment is {status}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,8 +93,19 @@ def test_a_refund_is_of_what_was_captured_not_of_what_was_held() -> None:
 
 
 def test_the_expiry_of_a_hold_has_one_id_and_falls_due_with_the_hold() -> None:
-    assert expiry_of(held()) == expiry_of(held())
-    assert expiry_of(held()).kind is Kind.EXPIRY
+    expiry_id = "exp_01m3250v009a4681c371293ac1"
+    assert expiry_of(held(updated_at=LATER)) == Operation(
+        id=expiry_id,
+        payment_id=held().id,
+        kind=Kind.EXPIRY,
+        amount=1000,
+        actor=platform("req_first").subject,
+        identity=expiry_id,
+        request_hash=held().request_hash,
+        request_id="req_first",
+        created_at=LATER,
+        updated_at=LATER,
+    )
     assert hold_ends_at(held(), NOW) == NOW + WEEK_SECONDS * 1_000_000
     with pytest.raises(InvariantBroken, match="no hold"):
         hold_ends_at(payment(), NOW)
@@ -100,6 +118,7 @@ def outcome(before: Payment, what: Operation, verdict: Verdict) -> tuple[str, st
     """The states of the payment and of the operation after the verdict."""
     after, done = concluded(before, what, verdict, LATER)
     assert done.updated_at == LATER
+    assert after.updated_at == (before.updated_at if after == before else LATER)
     assert (after == before) == (after.version == before.version)
     return after.status, done.status
 
@@ -145,6 +164,12 @@ def test_a_refund_moves_the_payment_only_where_the_money_went_back(verdict: Verd
     assert outcome(paid(), operation(Kind.REFUND, amount=300), verdict) == states
 
 
+def test_a_capture_takes_its_own_amount_with_its_own_fee() -> None:
+    after, _ = concluded(held(), operation(Kind.CAPTURE, amount=400, fee=8), DONE, LATER)
+
+    assert after.charge == Charge(400, 8)
+
+
 # --- compensation -------------------------------------------------------------------------------------------------
 
 
@@ -181,5 +206,5 @@ def test_an_expiry_is_needless_once_the_hold_has_ended() -> None:
     assert needless(held(), operation(Kind.EXPIRY)) is None
     assert needless(paid(), operation(Kind.REFUND)) is None
     verdict = needless(paid(), operation(Kind.EXPIRY))
-    assert verdict is not None
+    assert verdict == Verdict(failure=Failure(Reason.INVALID_STATE, "The hold ended before its time: SUCCESS."))
     assert outcome(paid(), operation(Kind.EXPIRY), verdict) == ("SUCCESS", "FAILED")

@@ -91,7 +91,7 @@ def test_refunds_add_up_to_what_was_captured() -> None:
 
 
 def test_the_first_answer_is_found_again_whatever_has_been_done_since() -> None:
-    """Also within one microsecond: the version tells, not the time."""
+    """Also within one microsecond."""
     authorized = settled(payment(hold_seconds=WEEK_SECONDS), None, NOW)
     was_captured = captured(authorized, Charge(400, 8), NOW)
     was_refunded = refunded(was_captured, 400, NOW + 9)
@@ -103,6 +103,7 @@ def test_the_first_answer_is_found_again_whatever_has_been_done_since() -> None:
         assert first.updated_at == NOW
     assert as_settled(refunded(paid(), 1000, NOW + 9)).status == "SUCCESS"
     assert as_settled(failed) == failed
+    assert as_settled(payment()) == payment()
 
 
 def test_the_answer_to_a_capture_is_found_again_after_refunds() -> None:

@@ -24,7 +24,7 @@ def test_the_legs_of_a_payment_add_up_to_what_the_customer_pays(amount: int, dat
 
     assert sum(leg.amount for leg in legs) == amount
     assert all(leg.amount > 0 and leg.payer is Side.CUSTOMER and leg.move is Move.POSTED for leg in legs)
-    assert {leg.payee: leg.amount for leg in legs}.get(Side.FEES, 0) == fee
+    assert {leg.payee: leg.amount for leg in legs} == {Side.MERCHANT: amount - fee} | ({Side.FEES: fee} if fee else {})
 
 
 @given(amounts, st.data())
@@ -37,13 +37,15 @@ def test_the_legs_of_a_capture_add_up_to_what_is_captured_and_finish_the_hold(am
     net, *fees = group_of(Intent(hold, operation(Kind.CAPTURE, amount=part, fee=fee))).legs
 
     assert (net.move, net.finishes, net.amount) == (Move.POST, holding.id, part - fee)
+    assert (net.payer, net.payee) == (Side.CUSTOMER, Side.MERCHANT)
     assert [(leg.move, leg.payee, leg.amount) for leg in fees] == ([(Move.POSTED, Side.FEES, fee)] if fee else [])
 
 
 def test_a_hold_is_of_the_whole_amount_and_ends_by_itself() -> None:
     (holding,) = group_of(Intent(payment(hold_seconds=WEEK_SECONDS))).legs
 
-    assert (holding.move, holding.payee, holding.amount) == (Move.PENDING, Side.MERCHANT, 1000)
+    assert (holding.move, holding.payer, holding.payee) == (Move.PENDING, Side.CUSTOMER, Side.MERCHANT)
+    assert holding.amount == 1000
     assert holding.hold_seconds == WEEK_SECONDS
 
 
@@ -57,6 +59,8 @@ def test_void_expiry_and_the_way_back_of_a_capture_release_the_whole_hold() -> N
     ]
 
     assert [moves(group) for group in groups] == [[(Move.VOID, Side.CUSTOMER, Side.MERCHANT, 1000)]] * 3
+    (holding,) = group_of(Intent(hold)).legs
+    assert {leg.finishes for group in groups for leg in group.legs} == {holding.id}
     assert releasing(hold, capture).id != group_of(Intent(hold, capture)).id
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded
@@ -95,6 +96,23 @@ async def test_a_question_is_asked_with_our_name_and_the_id_of_the_request(siste
     assert verify_internal(header(request, "authorization").removeprefix("Bearer "), SECRET) == "service:payment"
 
 
+async def test_a_call_is_timed_by_what_came_of_it(sister: Doors) -> None:
+    def calls(outcome: str) -> float:
+        labels = {"caller": "payment", "path": "/internal/double", "outcome": outcome}
+        return REGISTRY.get_sample_value("ewallet_door_seconds_count", labels) or 0
+
+    server, open_door = sister
+    door = open_door()
+    before = calls("answered"), calls("OutcomeUnknown")
+    server.answers(200, '{"double": 14}')
+    await ask(door)
+    server.answers(500)
+    with pytest.raises(OutcomeUnknown):
+        await ask(door)
+
+    assert (calls("answered"), calls("OutcomeUnknown")) == (before[0] + 1, before[1] + 1)
+
+
 async def test_a_token_is_used_again_until_half_of_its_time_is_over(sister: Doors) -> None:
     server, open_door = sister
     server.answers(200, '{"double": 42}')
@@ -174,8 +192,9 @@ async def test_a_service_that_is_not_there_has_done_nothing() -> None:
 async def test_where_one_process_is_away_another_one_is_asked(sister: Doors) -> None:
     server, open_door = sister
     server.answers(200, '{"double": 42}')
-    there = open_door()._replicas.take().url
-    door = Door("http://127.0.0.1:1", there, caller="payment", secret=SECRET, clock=system_clock)
+    door = Door(
+        "http://127.0.0.1:1", open_door()._replicas.take().url, caller="payment", secret=SECRET, clock=system_clock
+    )
 
     assert [await ask(door) for _ in range(4)] == [Answer(42)] * 4
     await door.close()
@@ -201,7 +220,7 @@ async def test_what_was_sent_once_is_unknown_even_if_the_other_side_is_away_afte
 
     with pytest.raises(OutcomeUnknown):
         await ask(door)
-    assert len(server.asked) == 1  # then the address rests
+    assert sum(request.startswith(b"POST") for request in server.asked) == 1  # then the address rests
 
 
 async def test_the_other_side_is_told_how_long_the_answer_is_waited_for(sister: Doors) -> None:

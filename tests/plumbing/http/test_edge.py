@@ -142,6 +142,18 @@ async def test_a_slow_request_is_a_warning(monkeypatch: pytest.MonkeyPatch, caps
     assert "[warning" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("path", "level"), [("/payment", "warning"), ("/health/ready", "info")])
+async def test_an_answer_of_5xx_is_a_warning_but_that_a_process_is_not_ready_is_told_elsewhere(
+    capsys: pytest.CaptureFixture[str], path: str, level: str
+) -> None:
+    async def unavailable(scope: Any, _receive: Receive, send: Send) -> None:
+        await send_problem(scope, send, Refusal(Reason.SERVICE_UNAVAILABLE, "not now"))
+
+    await call(edge(unavailable), scope(path))
+
+    assert f"[{level}" in capsys.readouterr().out
+
+
 async def test_requests_under_way_are_known() -> None:
     labels = {"service": "test-edge"}
     seen: list[float | None] = []

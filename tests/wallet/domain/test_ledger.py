@@ -1,12 +1,13 @@
 """The ledger's rules, as tables that read like a ledger (their words are explained in ``ledger_tables``)."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from ewallet.kernel.errors import InvariantBroken
-from ewallet.wallet.domain.ledger import require_sound
-from ewallet.wallet.domain.nouns import LARGEST_SUM
+from ewallet.wallet.domain.ledger import apply, require_sound, sums
+from ewallet.wallet.domain.nouns import LARGEST_SUM, Book, Entry, Hold, HoldState, Kind, Transfer, owner_of
 from ewallet.wallet.domain.verdicts import Verdict
 from tests.wallet.domain.ledger_tables import Table
 
@@ -153,6 +154,10 @@ TABLES = {
         account  A1 100
         account  A2 0
         hold     H1 A1 A2 60 => posted
+        hold     H2 A1 A2 1 timeout=5 => posted
+        group    void T9 A1 A2 1 of=H2 | T2 A1 A2 999 => exceeds_credits
+        wait     5
+        expire   H2 => True
         group    post T1 A1 A2 50 of=H1 | T2 A1 A2 51 => exceeds_credits
         balance  A1 100 held 60
         group    void T3 A1 A2 60 of=H1 | T4 A1 A2 101 => exceeds_credits
@@ -253,6 +258,17 @@ TABLES = {
         hold     T1 Z1 Z2 1 timeout=0                   => timeout_out_of_range
         hold     T1 Z1 Z2 1 timeout=31622401            => timeout_out_of_range
         transfer T1 Z1 Z2 1                             => debit_owner_not_found
+    """,
+    "the largest amount and the longest hold are allowed": """
+        account  A1 2000000000000000
+        account  A2 0
+        transfer T1 A1 A2 1000000000000000  => posted
+        hold     H1 A1 A2 1 timeout=31622400 => posted
+    """,
+    "the platform has an account in every currency, or will have one": """
+        account  A1 10
+        transfer T1 A1 fees 1 => credit_account_not_found
+        transfer T2 cash A1 1 => debit_account_not_found
     """,
     "a hold is finished as it was made": """
         account  A1 100
@@ -438,6 +454,13 @@ TABLES = {
         transfer T2 B1 A1 5 => posted
         transfer T3 A1 B1 1 => overflows_credits
     """,
+    "the largest sum that can be counted is no more than what is there and what is held": f"""
+        account  B1 {LARGEST_SUM - 10} unlimited
+        account  cash 0 unlimited
+        hold     H1 cash B1 4 => posted
+        transfer T1 cash B1 7 => overflows_credits
+        transfer T2 cash B1 6 => posted
+    """,
 }
 
 
@@ -449,9 +472,44 @@ def test_ledger_table(promise: str) -> None:
 def test_debits_that_cannot_be_counted_are_refused() -> None:
     table = Table()
     table.run("account B1 0 unlimited\naccount A1 0")
-    table.book.accounts["B1:USD"].debits_posted = LARGEST_SUM
+    table.book.accounts["B1:USD"].debits_posted = LARGEST_SUM - 10
 
-    table.run("transfer T1 B1 A1 1 => overflows_debits")
+    table.run("""
+        hold     H1 B1 A1 4 => posted
+        transfer T1 B1 A1 7 => overflows_debits
+        transfer T1 B1 A1 6 => posted
+    """)
+
+
+def test_an_entry_says_what_was_moved_and_what_was_left_and_a_hold_what_it_holds() -> None:
+    """They are what statements show and what the database keeps."""
+    table = Table()
+    table.run("account A1 100\naccount A2 5\nwait 3")
+    transfers = [Transfer(f"H{n}", Kind.PENDING, "A1:USD", "A2:USD", 20, "USD", timeout_seconds=7) for n in (1, 2)]
+
+    first, second = applied(table, transfers)
+    hold = table.book.holds["H1"]
+
+    assert first == Entry(transfers[0], 0, 20, 100, 5, expires_at=10_000_000)
+    assert (second.debit_balance_after, second.credit_balance_after) == (100, 5)
+    assert hold == Hold("H1", "A1:USD", "A2:USD", 20, "USD", HoldState.PENDING, 10_000_000, updated_at=3_000_000)
+
+    table.run("wait 1")
+    post = Transfer("T1", Kind.POST, "A1:USD", "A2:USD", 15, "USD", pending_id="H1")
+    void = Transfer("T2", Kind.VOID, "A1:USD", "A2:USD", 20, "USD", pending_id="H2")
+    assert applied(table, [post, void]) == [Entry(post, 15, -20, 85, 20, None), Entry(void, 0, -20, 85, 20, None)]
+    ended = [(table.book.holds[name].state, table.book.holds[name].updated_at) for name in ("H1", "H2")]
+    assert ended == [(HoldState.POSTED, 4_000_000), (HoldState.VOIDED, 4_000_000)]
+
+
+def applied(table: Table, transfers: list[Transfer]) -> list[Entry]:
+    entries = apply(table.book, transfers, table.now)
+    assert isinstance(entries, list), entries
+    return entries
+
+
+def test_the_owner_of_an_account_is_all_of_its_id_but_the_currency() -> None:
+    assert (owner_of("usr_1:USD"), owner_of("x:y:USD")) == ("usr_1", "x:y")
 
 
 def test_a_group_without_transfers_is_refused() -> None:
@@ -470,10 +528,28 @@ def test_every_verdict_of_the_ledger_stands_in_a_table() -> None:
 def test_a_book_that_made_money_is_not_written() -> None:
     table = Table()
     table.run("account A1 100")
-    before = {"USD": (99, 0)}
 
-    with pytest.raises(InvariantBroken, match="USD changed"):
-        require_sound(table.book, before)
+    with pytest.raises(InvariantBroken, match=r"USD changed from \(99, 0\) to \(100, 0\)"):
+        require_sound(table.book, {"USD": (99, 0)})
+    with pytest.raises(InvariantBroken, match="EUR changed"):
+        require_sound(Book({"A1:EUR": replace(table.book.accounts["A1:USD"], currency="EUR")}), {})
+
+
+def test_accounts_of_a_currency_that_was_not_there_before_begin_with_nothing() -> None:
+    table = Table()
+    table.run("account A1 0")
+
+    require_sound(table.book, {})
+
+
+@pytest.mark.parametrize("side", ["debits_pending", "credits_pending"])
+def test_less_than_nothing_held_is_not_written(side: str) -> None:
+    table = Table()
+    table.run("account A1 100")
+    setattr(table.book.accounts["A1:USD"], side, -1)
+
+    with pytest.raises(InvariantBroken, match="A1:USD holds less than nothing"):
+        require_sound(table.book, sums(table.book.accounts.values()))
 
 
 def test_more_spent_in_a_day_than_in_its_month_is_not_written() -> None:

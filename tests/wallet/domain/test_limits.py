@@ -114,5 +114,5 @@ def test_a_refusal_says_which_limit_and_what_it_leaves(limits: Limits, members: 
 def test_a_refusal_without_a_limit_is_a_bug() -> None:
     account = Account("a:USD", "a", "CUSTOMER", "USD", debits_must_not_exceed_credits=True)
 
-    with pytest.raises(InvariantBroken):
+    with pytest.raises(InvariantBroken, match=r"^a group was refused by a limit that is not exceeded$"):
         limit_refusal(Book({account.id: account}), {account.id: 1}, now=0)

@@ -21,6 +21,10 @@ def test_a_verdict_is_spelled_like_its_name(verdict: Verdict) -> None:
     assert verdict.value == verdict.name.lower()
 
 
+def test_an_order_that_cannot_be_is_told_what_is_wrong_with_it() -> None:
+    assert refusal_of(Verdict.TIMEOUT_OUT_OF_RANGE).detail == "The order is not valid: timeout out of range."
+
+
 @pytest.mark.parametrize(
     ("verdict", "reason"),
     [

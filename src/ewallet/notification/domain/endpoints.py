@@ -1,7 +1,6 @@
 """Where webhooks may go: addresses of the public internet, however they are spelled, and what an operator allows."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -124,11 +123,3 @@ def literal_address(host: str) -> Address | None:
 
 def _refused(what: str) -> Refusal:
     return invalid("/url", f"The URL {what}")
-
-
-def check_events(events: Sequence[str], known: frozenset[str]) -> Refusal | None:
-    """Whether an endpoint can ask for these events. Refused with ``validation-error``."""
-    for place, event in enumerate(events):
-        if event not in known:
-            return invalid(f"/events/{place}", f"There is no event {event!r}; there are {', '.join(sorted(known))}.")
-    return None

@@ -1,10 +1,11 @@
 """How an event is put into words for each person who has a part in it. Pure, and the same words every time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from ewallet.kernel.errors import Refusal, invalid
 from ewallet.kernel.money import DECIMALS, Money
 
 
@@ -100,6 +101,9 @@ _TEXTS = {
 EVENTS = frozenset(event for event, _ in _TEXTS)
 """Every event that has words."""
 
+SECURITY_EVENTS = frozenset({"wallet.frozen", "wallet.unfrozen"})
+"""What nobody can choose not to be told: it may be the only sign that somebody else is at work."""
+
 _FAILURES = {
     "INSUFFICIENT_FUNDS": "the available balance was too small",
     "WALLET_FROZEN": "the wallet of one side is frozen",
@@ -110,6 +114,14 @@ _FAILURES = {
     "LIMIT_EXCEEDED": "the amount is over a limit",
     "ABANDONED": "it could not be carried out in time",
 }
+
+
+def check_events(pointer: str, events: Sequence[str], known: frozenset[str]) -> Refusal | None:
+    """Whether somebody can ask for these events, in the field ``pointer``. Refused with ``validation-error``."""
+    for place, event in enumerate(events):
+        if event not in known:
+            return invalid(f"{pointer}/{place}", f"There is no event {event!r}; there are {', '.join(sorted(known))}.")
+    return None
 
 
 def render(event: str, data: Mapping[str, Any], recipients: Iterable[str]) -> dict[str, Text]:

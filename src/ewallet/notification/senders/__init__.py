@@ -2,7 +2,7 @@
 
 ``streams`` tells open browsers at once. Everything else takes what the inbox has stored, by a row of its own in the
 transaction that stores it, and sends it afterwards (``worker.py``): ``webhooks`` to merchants' servers, by ``outside``,
-which never calls an address that is not public.
+which never calls an address that is not public, and ``mail`` to people, by the operator's mail server.
 """
 
 from dataclasses import dataclass

@@ -170,13 +170,10 @@ def _moved(payment: Payment, to: PaymentStatus, at: int, **changes: Any) -> Paym
 
 # --- what was once answered ---------------------------------------------------------------------------------------
 
-_SETTLED_VERSION = 2
-"""Which a payment has when its intent has come to its verdict, and nothing else has happened yet."""
-
 
 def as_settled(payment: Payment) -> Payment:
     """The payment as the verdict on its intent left it, whatever has been done to it since."""
-    if payment.version <= _SETTLED_VERSION or payment.settled_at is None:
+    if payment.settled_at is None:
         return payment
     status = _verdict_status(payment, payment.failure)
     return replace(payment, status=status, captured=None, refunded_amount=0, updated_at=payment.settled_at)

@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx2
@@ -23,6 +24,7 @@ from ewallet.plumbing.deadlines import TIME_LEFT_HEADER
 from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.http.replicas import Replica, Replicas
 from ewallet.plumbing.json import encode
+from ewallet.plumbing.telemetry import DOOR_SECONDS
 from ewallet.plumbing.tokens import Badge
 
 Answer = TypeVar("Answer")
@@ -47,13 +49,13 @@ class Door:
     """HTTP calls from one service (``caller``) to another, whose processes are at ``urls``."""
 
     def __init__(self, *urls: str, caller: str, secret: str, clock: Clock) -> None:
-        self._replicas = Replicas(urls)
         self._caller = caller
         self._badge = Badge(caller, secret, clock)
         limits = httpx2.Limits(
             max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS
         )
         self._client = httpx2.AsyncClient(limits=limits, trust_env=False)
+        self._replicas = Replicas(urls, self._client)
 
     async def post(self, path: str, body: Any, answer_type: type[Answer], *, request_id: str) -> Answer:
         """POST a struct to an internal endpoint and decode its answer.
@@ -61,7 +63,7 @@ class Door:
         OutcomeUnknown: no clear answer came; StorageUnavailable: the other side's disk fails. Overloaded: it refused
         before beginning.
         """
-        with tracing.span(self._caller, f"POST {path}", kind=SpanKind.CLIENT):
+        with tracing.span(self._caller, f"POST {path}", kind=SpanKind.CLIENT), _timed(self._caller, path):
             headers = {
                 "Authorization": f"Bearer {self._badge.token()}",
                 "Content-Type": "application/json",
@@ -76,6 +78,7 @@ class Door:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._replicas.close()
         await self._client.aclose()
 
     async def _answer(self, method: str, path: str, answer_type: type[Answer], **request: Any) -> Answer:
@@ -121,15 +124,27 @@ class Door:
             )
             failpoints.reached("door.call.after", path)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            replica.is_away()
+            replica.went_away()
             raise Overloaded(f"{replica.url}: no connection") from error
         except httpx2.PoolTimeout as error:
             raise Overloaded(f"{replica.url}: all connections are in use") from error
         except httpx2.HTTPError:
             replica.failed()
             raise
-        replica.answered()
+        replica.answered(response)
         return response
+
+
+@contextmanager
+def _timed(caller: str, path: str) -> Iterator[None]:
+    started, outcome = time.perf_counter(), "answered"
+    try:
+        yield
+    except Exception as error:
+        outcome = type(error).__name__
+        raise
+    finally:
+        DOOR_SECONDS.labels(caller, path, outcome).observe(time.perf_counter() - started)
 
 
 def chunks(items: Iterable[Any]) -> Iterator[list[msgspec.Raw]]:

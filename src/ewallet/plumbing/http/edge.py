@@ -114,7 +114,7 @@ class Edge:
                 status=answer.status,
                 request_id=state[REQUEST_ID_SCOPE_KEY],
             )
-        tell = log.warning if _needs_a_look(answer.status, waited) else log.info
+        tell = log.warning if _needs_a_look(state["path"], answer.status, waited) else log.info
         tell("request", service=self._service, method=state["method"], path=state["path"], **fields)
 
 
@@ -123,9 +123,13 @@ def _ends_at(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
     return ends_at(given[0]) if given else None
 
 
-def _needs_a_look(status: int, waited_seconds: float) -> bool:
-    """Whether a request is for who looks for trouble; that nobody answered (0) is the client's leaving."""
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or waited_seconds > SLOW_SECONDS
+def _needs_a_look(path: str, status: int, waited_seconds: float) -> bool:
+    """Whether a request is for who looks for trouble; that nobody answered (0) is the client's leaving.
+
+    Of "not ready", asked for every second or two, there is a line with the reason already.
+    """
+    failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR and not path.startswith("/health/")
+    return failed or waited_seconds > SLOW_SECONDS
 
 
 @lru_cache(maxsize=2048)

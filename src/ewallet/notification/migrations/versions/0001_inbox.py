@@ -1,4 +1,4 @@
-"""The inbox, the head row that orders it, memos of events, merchants' webhooks, and what is delivered to them."""
+"""The inbox, the head row that orders it, memos of events, how else people are told, and what is delivered outside."""
 
 from alembic import op
 from sqlalchemy import Column, Index, MetaData, UniqueConstraint
@@ -65,6 +65,14 @@ def upgrade() -> None:
         Index("notification_webhooks_by_user", "user_id", "id"),
     )
     table(
+        "notification_preferences",
+        metadata,
+        Column("user_id", IDENTIFIER, primary_key=True),
+        Column("email", SHORT_TEXT, nullable=True),
+        Column("email_events", LONG_TEXT, nullable=True),
+        Column("updated_at", INTEGER, nullable=False),
+    )
+    receivers = table(
         "notification_receivers",
         metadata,
         Column("id", IDENTIFIER, primary_key=True),
@@ -98,3 +106,4 @@ def upgrade() -> None:
     )
     create_missing(connection, metadata)
     insert_missing(connection, head, id=0, sequence=0)
+    insert_missing(connection, receivers, id="email", channel="email", next_at=2**62, owner="", until=0)

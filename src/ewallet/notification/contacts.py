@@ -1,0 +1,84 @@
+"""How people are told beside their inbox: what they have chosen, and the e-mail that follows from it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row
+
+from ewallet.kernel.caller import Caller
+from ewallet.kernel.clock import Clock
+from ewallet.kernel.errors import Refusal
+from ewallet.kernel.ids import derived_id
+from ewallet.notification import store
+from ewallet.notification.domain.words import EVENTS, SECURITY_EVENTS, check_events
+from ewallet.notification.messages import Preferences
+from ewallet.notification.senders import Parcel
+from ewallet.notification.senders.mail import Mail
+from ewallet.plumbing.database import Database
+from ewallet.plumbing.json import encode
+from ewallet.plumbing.outbox import Event
+
+
+class Contacts:
+    """What people say about how they want to be told."""
+
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def get(self, caller: Caller) -> Preferences:
+        """The caller's preferences; those of who has said nothing are to be told in the inbox only."""
+        row = await self._database.reading(lambda tx: store.preferences_of(tx, caller.subject))
+        return _preferences(row) if row is not None else Preferences()
+
+    async def replace(self, caller: Caller, wanted: Preferences) -> Preferences | Refusal:
+        """Replace the caller's preferences. Refused with ``validation-error`` for an unknown event."""
+        if refusal := check_events("/emailEvents", wanted.email_events or (), EVENTS):
+            return refusal
+        events = None if wanted.email_events is None else encode(wanted.email_events).decode()
+        now = self._clock()
+        await self._database.writing(
+            lambda tx: store.set_preferences(tx, caller.subject, email=wanted.email, email_events=events, now=now)
+        )
+        return wanted
+
+
+def new_mails(
+    tx: Connection, events: Mapping[str, Event], told: Iterable[tuple[str, store.NewNotification]], now: int
+) -> list[store.NewDelivery]:
+    """The e-mail about what users have just been told, given as pairs of an event's id and the notification."""
+    notes = list(told)
+    addresses = store.mailed(tx, {note.user_id for _, note in notes})
+    return [
+        _new_mail(events[event_id], note, addresses[note.user_id][0], now)
+        for event_id, note in notes
+        if note.user_id in addresses and _wants(note.event, addresses[note.user_id][1])
+    ]
+
+
+def _wants(event: str, mailed: str | None) -> bool:
+    return mailed is None or event in SECURITY_EVENTS or event in msgspec.json.decode(mailed)
+
+
+def _new_mail(event: Event, note: store.NewNotification, address: str, now: int) -> store.NewDelivery:
+    return store.NewDelivery(
+        id=derived_id("dlv", event.id, note.user_id),
+        receiver=store.EMAIL,
+        event_id=event.id,
+        event=event.name,
+        # Two people who are told of one payment do not wait for each other.
+        ordering_key=derived_id("ord", event.ordering_key, note.user_id),
+        payload=encode(Mail(to=address, subject=note.title, text=note.body)).decode(),
+        created_at=now,
+    )
+
+
+def _preferences(row: Row[Any]) -> Preferences:
+    events = None if row.email_events is None else msgspec.json.decode(row.email_events)
+    return Preferences(email=row.email, email_events=events)
+
+
+def mail_parcel(delivery: Row[Any]) -> Parcel:
+    """A delivery as the sender of e-mail needs it: the delivery's own id names the message."""
+    return Parcel(event_id=delivery.id, event=delivery.event, payload=delivery.payload, address="", secrets=())
