@@ -25,7 +25,7 @@ from ewallet.payment.domain.operations import Verdict as PaymentVerdict
 from ewallet.payment.domain.payments import Failure, Payment
 from ewallet.payment.saga import Ask, Saga
 from ewallet.payment.worker import Recovery
-from ewallet.plumbing import failpoints
+from ewallet.plumbing import failpoints, statements
 from ewallet.plumbing.audit import AuditLog, AuditRecord
 from ewallet.plumbing.database import Database, DatabaseUnavailable
 from ewallet.plumbing.outbox import Event, Outbox
@@ -243,12 +243,16 @@ def an_event_is_not_known_again() -> None:
 
 @mutant
 def an_audit_record_is_dropped() -> None:
-    """The last record of each transaction is forgotten; the chain of the others is whole."""
+    """The last record of each transaction is counted and forgotten; the chain of the others is whole."""
     append = AuditLog.append
 
     def forgetful(self: AuditLog, tx: Connection, at: int, records: Sequence[AuditRecord]) -> range:
-        numbers = append(self, tx, at, records[:-1])
-        return range(numbers.start, numbers.start + len(records))
+        if not records:
+            return range(0)
+        append(self, tx, at, records[:-1])
+        (before_last,) = statements.lock_head(tx, self.head, "sequence")
+        statements.set_head(tx, self.head, sequence=before_last + 1)
+        return range(before_last + 2 - len(records), before_last + 2)
 
     _patch(AuditLog, "append", forgetful)
 
