@@ -34,6 +34,10 @@ run: $(RUN_INSTALLED) ## Start the whole platform; EWALLET_* variables configure
 demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
 	@$(BIN)/ewallet demo
 
+.PHONY: apart
+apart: $(DEV_INSTALLED) mariadb haproxy ## Start two processes of each service on a private MariaDB, behind HAProxy
+	@exec tools/foreground $(BIN)/python -m bench.apart
+
 # Where money is decided about, every branch must have been walked.
 MONEY := */kernel/money.py */wallet/domain/* */wallet/service.py */wallet/store.py */wallet/verify.py \
 	*/payment/domain/* */payment/saga.py */payment/service.py */payment/store.py */payment/verify.py
