@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 
 from ewallet.kernel.caller import Caller
 from ewallet.kernel.clock import Clock
@@ -45,15 +45,13 @@ class Contacts:
 
 
 def new_mails(
-    tx: Connection, events: Mapping[str, Event], told: Iterable[tuple[str, store.NewNotification]], now: int
+    addresses: Mapping[str, tuple[str, str | None]], told: Iterable[store.Told], now: int
 ) -> list[store.NewDelivery]:
-    """The e-mail about what users have just been told, given as pairs of an event's id and the notification."""
-    notes = list(told)
-    addresses = store.mailed(tx, {note.user_id for _, note in notes})
+    """The e-mail to who has just been told of something; ``addresses`` by user, each with the events that go there."""
     return [
-        _new_mail(events[event_id], note, addresses[note.user_id][0], now)
-        for event_id, note in notes
-        if note.user_id in addresses and _wants(note.event, addresses[note.user_id][1])
+        _new_mail(event, note, addresses[note.user_id][0], now)
+        for event, note in told
+        if note.user_id in addresses and _wants(event.name, addresses[note.user_id][1])
     ]
 
 

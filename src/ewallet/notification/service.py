@@ -1,7 +1,7 @@
 """Notification's use cases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -19,7 +19,7 @@ from ewallet.notification.contacts import new_mails
 from ewallet.notification.domain.words import Unrenderable, render
 from ewallet.notification.messages import Addressed, Notification, NotificationList
 from ewallet.notification.senders.streams import Listener, Listeners
-from ewallet.notification.webhooks import new_deliveries
+from ewallet.notification.webhooks import endpoints_of, new_deliveries
 from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database, DatabaseUnavailable
@@ -152,22 +152,24 @@ class NotificationService:
     def _tell(self, tx: Connection, tellings: Sequence[_Telling]) -> Sequence[bool]:
         """Store what is new, with what leaves the platform because of it; whether any of that is an event's."""
         new = store.add(tx, [notification for _, notifications in tellings for notification in notifications])
-        told = {(event.id, note.user_id): note for event, notes in tellings for note in notes if note.id in new}
-        events = {event.id: event for event, _ in tellings}
-        leaving = self._leaving(tx, events, told) if told else []
+        leaving = self._leaving(tx, tellings, new) if new else []
         store.add_deliveries(tx, leaving)
         failpoints.reached("notification.batch.written")
         return [bool(leaving)] * len(tellings)
 
     def _leaving(
-        self, tx: Connection, events: Mapping[str, Event], told: Mapping[tuple[str, str], store.NewNotification]
-    ) -> list[store.NewDelivery]:
-        """What goes out of the platform because users have been told of events, given as pairs of event and user."""
+        self, tx: Connection, tellings: Sequence[_Telling], new: Collection[str]
+    ) -> Sequence[store.NewDelivery]:
+        """What goes out of the platform because of the new ones among these notifications."""
+        users = {note.user_id for _, notes in tellings for note in notes}
+        endpoints = endpoints_of(tx, users)
+        addresses = store.mailed(tx, users) if self._mails else {}
+        if not endpoints and not addresses:
+            return ()
+        # By id, because an event may be twice in a batch.
+        told = {note.id: store.Told(event, note) for event, notes in tellings for note in notes if note.id in new}
         now = self._clock()
-        webhooks = new_deliveries(tx, events.values(), told.keys(), now)
-        if not self._mails:
-            return webhooks
-        return webhooks + new_mails(tx, events, [(event_id, note) for (event_id, _), note in told.items()], now)
+        return new_deliveries(endpoints, told.values(), now) + new_mails(addresses, told.values(), now)
 
     async def _follow(
         self, user_id: str, listener: Listener, place: int, until: int

@@ -32,6 +32,7 @@ from ewallet.kernel.errors import Refusal, not_found
 from ewallet.notification.domain.deliveries import Progress, State
 from ewallet.notification.domain.endpoints import EndpointStatus
 from ewallet.plumbing import statements
+from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
 
 metadata = MetaData()
@@ -155,6 +156,13 @@ class NewNotification(NamedTuple):
     data: str
     created_at: int
     memo: str | None = None
+
+
+class Told(NamedTuple):
+    """An event, and what one of its recipients has been told of it."""
+
+    event: Event
+    notification: NewNotification
 
 
 def add(tx: Connection, notifications: Sequence[NewNotification]) -> Collection[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -272,21 +272,22 @@ TOO_MANY = Refusal(
 )
 
 
+def endpoints_of(tx: Connection, user_ids: Collection[str]) -> Mapping[str, Sequence[tuple[str, str | None]]]:
+    """The endpoints of users that are told of events, by user: the id and the events of each."""
+    endpoints: dict[str, list[tuple[str, str | None]]] = {}
+    for webhook_id, user_id, wanted in store.listening(tx, user_ids, EndpointStatus.ENABLED):
+        endpoints.setdefault(user_id, []).append((webhook_id, wanted))
+    return endpoints
+
+
 def new_deliveries(
-    tx: Connection, events: Iterable[Event], told: Collection[tuple[str, str]], now: int
+    endpoints: Mapping[str, Sequence[tuple[str, str | None]]], told: Iterable[store.Told], now: int
 ) -> list[store.NewDelivery]:
-    """What goes to endpoints of events that users have just been told of, as pairs of event and user."""
-    listening: dict[str, list[tuple[str, str | None]]] = {}
-    for webhook_id, user_id, wanted in store.listening(tx, {user_id for _, user_id in told}, EndpointStatus.ENABLED):
-        listening.setdefault(user_id, []).append((webhook_id, wanted))
-    if not listening:
-        return []
+    """What goes to endpoints because their owners have just been told of something."""
     return [
         _new_delivery(event, webhook_id, now)
-        for event in events
-        for user_id in dict.fromkeys(event.recipients)
-        if (event.id, user_id) in told
-        for webhook_id, wanted in listening.get(user_id, ())
+        for event, note in told
+        for webhook_id, wanted in endpoints.get(note.user_id, ())
         if wanted is None or event.name in msgspec.json.decode(wanted)
     ]
 
