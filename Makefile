@@ -34,6 +34,10 @@ run: $(RUN_INSTALLED) ## Start the whole platform; EWALLET_* variables configure
 demo: $(RUN_INSTALLED) ## Walk through a payment against the running platform
 	@$(BIN)/ewallet demo
 
+.PHONY: demo-notifications
+demo-notifications: $(DEV_INSTALLED) ## Watch who is told of payments, by inbox, e-mail and webhook
+	@$(BIN)/python examples/notifications_demo.py
+
 .PHONY: apart
 apart: $(DEV_INSTALLED) mariadb haproxy ## Start two processes of each service on a private MariaDB, behind HAProxy
 	@exec tools/foreground $(BIN)/python -m bench.apart
