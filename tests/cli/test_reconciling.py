@@ -73,5 +73,5 @@ def test_a_wallet_that_is_away_is_a_sentence(settings: Settings) -> None:
         settings, wallet_url=f"http://127.0.0.1:{free_port()}", internal_secret="a secret of at least 32 characters"
     )
 
-    with pytest.raises(Stopped, match=r"The comparison broke off: .* no connection"):
+    with pytest.raises(Stopped, match="The comparison broke off"):
         reconcile(apart)
