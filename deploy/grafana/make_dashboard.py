@@ -94,6 +94,7 @@ ROWS: dict[str, list[Panel]] = {
             {
                 "{{kind}}": largest('ewallet_unfinished_oldest_seconds{kind!="HOLD"}', "kind"),
                 "event of {{service}}": largest("ewallet_outbox_oldest_seconds", "service"),
+                "{{channel}}": largest("ewallet_deliveries_late_seconds", "channel"),
             },
             "s",
             limit=120,
@@ -145,6 +146,14 @@ ROWS: dict[str, list[Panel]] = {
                 "{{owner}} {{currency}}": largest('ewallet_ledger_balance{owner!="cash"}', "owner, currency"),
                 "held {{currency}}": largest("ewallet_ledger_held", "currency"),
             },
+        ),
+        Panel(
+            "What reconciliation found",
+            {
+                "left for a person": "max(ewallet_disagreements_left)",
+                "{{settled}} in an hour": "sum by (settled) (increase(ewallet_disagreements_total[1h]))",
+            },
+            limit=1,
         ),
         Panel("Who relays", {"{{instance}} {{service}} {{lease}}": "ewallet_lease_held"}),
     ],

@@ -123,7 +123,7 @@ def test_what_was_done_and_refused_is_counted(page: Page, way: Way) -> None:
 def test_every_worker_says_when_it_was_last_well(page: Page) -> None:
     workers = [
         *("payment-recovery", "payment-relay", "payment-figures", "wallet-expiry", "wallet-relay", "wallet-figures"),
-        *("auth-recovery", "auth-forgetting", "notification-watch"),
+        *("auth-recovery", "auth-forgetting", "notification-watch", "notification-dispatch", "notification-figures"),
     ]
 
     times: list[Any] = [page.value("ewallet_worker_last_success_timestamp_seconds", worker=each) for each in workers]

@@ -13,7 +13,7 @@ from ewallet.kernel.ids import derived_id, new_id
 from ewallet.notification import store
 from ewallet.plumbing.database import Database, open_database
 from ewallet.plumbing.migrations import migrate
-from ewallet.plumbing.schema import version_table
+from ewallet.plumbing.schema import insert_rows, version_table
 from tests.support.notification import CUSTOMER, MERCHANT, NOW
 
 
@@ -175,3 +175,15 @@ def test_nobody_marks_what_belongs_to_another(database: Database) -> None:
 
     assert database.transact(lambda tx: store.mark_read(tx, MERCHANT, mine.id, NOW)) is not None
     assert database.read(lambda tx: tx.execute(select(func.count(store.inbox.c.read_at))).scalar_one()) == 0
+
+
+def test_how_late_deliveries_are_is_told_by_channel(database: Database) -> None:
+    """Not of who has nothing to get, nor of who will be tried later."""
+    columns = ("id", "channel", "next_at", "owner", "until")
+    at_by_id = {"late": NOW - 90_000_000, "later": NOW - 5_000_000, "resting": NOW + 1, "idle": store.NEVER}
+    rows = [(name, store.WEBHOOK, at, "", 0) for name, at in at_by_id.items()]
+    database.transact(lambda tx: insert_rows(tx, store.receivers, rows, columns=columns))
+
+    found = database.read(lambda tx: list(store.figures(tx, NOW)))
+
+    assert {figure.labels: figure.value for figure in found} == {("webhook",): 90, ("email",): 0}

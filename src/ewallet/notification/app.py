@@ -20,6 +20,7 @@ from ewallet.notification.service import NotificationService
 from ewallet.notification.webhooks import Webhooks
 from ewallet.notification.worker import PAUSE_SECONDS, PROLONG_SECONDS, Dispatcher, Watch
 from ewallet.plumbing.database import open_database
+from ewallet.plumbing.figures import Figures
 from ewallet.plumbing.http.application import House, service_application
 from ewallet.plumbing.settings import Settings, SettingsError
 from ewallet.plumbing.tokens import Verifier
@@ -38,6 +39,7 @@ def create_app(
     database = open_database(settings.database_url("notification"), "notification")
     service = NotificationService(database, clock=clock, mails=mail_server is not None)
     watch = Watch(database, service.listeners)
+    figures = Figures(database, store.figures, clock)
     sender = WebhookSender(outside, per_second=settings.webhook_rate_per_host, clock=clock)
     senders: dict[str, Sender] = {store.WEBHOOK: sender}
     if mail_server is not None:
@@ -66,6 +68,7 @@ def create_app(
                 aclosing(dispatcher),
                 working(
                     run_forever("notification-watch", watch.run_once, pause_seconds=PAUSE_SECONDS),
+                    figures.run_forever(),
                     run_forever(
                         "notification-dispatch",
                         dispatcher.run_once,

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Row,
     UniqueConstraint,
     delete,
+    func,
     insert,
     select,
     update,
@@ -32,8 +33,10 @@ from ewallet.kernel.errors import Refusal, not_found
 from ewallet.notification.domain.deliveries import Progress, State
 from ewallet.notification.domain.endpoints import EndpointStatus
 from ewallet.plumbing import statements
+from ewallet.plumbing.figures import Figure, seconds_since
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
+from ewallet.plumbing.telemetry import DELIVERIES_LATE
 
 metadata = MetaData()
 
@@ -524,3 +527,14 @@ def give_back(tx: Connection, receiver: str, owner: str, *, not_before: int = 0)
 def give_all_back(tx: Connection, owner: str) -> None:
     """Let others look after everything of an owner at once: it is going."""
     tx.execute(update(receivers).where(receivers.c.owner == owner).values(owner="", until=0))
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def figures(tx: Connection, now: int) -> Iterator[Figure]:
+    """How late deliveries are, for the metrics: not those that a receiver refuses, which are due later."""
+    query = select(receivers.c.channel, func.min(receivers.c.next_at)).where(receivers.c.next_at <= now)
+    due_since = {row[0]: row[1] for row in tx.execute(query.group_by(receivers.c.channel))}
+    for channel in (WEBHOOK, EMAIL):
+        yield Figure(DELIVERIES_LATE, (channel,), seconds_since(due_since.get(channel, now), now))

@@ -98,6 +98,9 @@ UNFINISHED_OLDEST = Gauge("ewallet_unfinished_oldest_seconds", "Age of the oldes
 OUTBOX_WAITING = Gauge("ewallet_outbox_waiting", "Events that notification does not have yet.", ["service"])
 OUTBOX_OLDEST = Gauge("ewallet_outbox_oldest_seconds", "Age of the oldest of them.", ["service"])
 OUTBOX_DEAD_LETTERS = Gauge("ewallet_outbox_dead_letters", "Events in the dead-letter list.", ["service"])
+DELIVERIES_LATE = Gauge(
+    "ewallet_deliveries_late_seconds", "How long whoever has waited longest for a delivery that is due.", ["channel"]
+)
 LEDGER_BALANCE = Gauge(
     "ewallet_ledger_balance", "What all accounts of one kind of owner hold, in minor units.", ["currency", "owner"]
 )
