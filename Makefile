@@ -47,7 +47,7 @@ MONEY := */kernel/money.py */wallet/domain/* */wallet/service.py */wallet/store.
 	*/payment/domain/* */payment/saga.py */payment/service.py */payment/store.py */payment/verify.py
 
 .PHONY: test
-test: $(DEV_INSTALLED) mariadb haproxy curl compiler promtool check ## Run every check and every test, with coverage
+test: $(DEV_INSTALLED) mariadb haproxy systemd curl compiler promtool check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov --numprocesses auto --dist loadfile
 	$(BIN)/python -m coverage report --include="$$(tr ' ' , <<< '$(MONEY)')" --fail-under=100
 
@@ -157,6 +157,10 @@ mariadb:
 .PHONY: haproxy
 haproxy:
 	@command -v haproxy >/dev/null || tools/install-packages haproxy
+
+.PHONY: systemd
+systemd:
+	@command -v systemd-analyze >/dev/null || tools/install-packages systemd
 
 .PHONY: curl
 curl:
