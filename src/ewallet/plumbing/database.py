@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import stamina
+from pymysql.constants import SERVER_STATUS
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -363,7 +364,7 @@ def _mysql_engine(url: URL, statement_seconds: int) -> Engine:
         pool_size=READER_THREADS + 1,
         max_overflow=0,
         pool_recycle=1800,
-        pool_reset_on_return=None,  # every transaction of ours ends by itself: one round trip less
+        pool_reset_on_return=None,  # every transaction of ours ends by itself, but see below: one round trip less
         connect_args={"connect_timeout": 3, "read_timeout": statement_seconds, "write_timeout": 10},
     )
 
@@ -373,5 +374,11 @@ def _mysql_engine(url: URL, statement_seconds: int) -> Engine:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ONLY_FULL_GROUP_BY'")
             cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
+
+    @event.listens_for(engine, "reset")
+    def end_transaction(connection: Any, _record: Any, _state: Any) -> None:
+        # A COMMIT that has failed can leave its transaction open: whoever comes next would commit it with his own.
+        if connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS:
+            connection.rollback()
 
     return engine
