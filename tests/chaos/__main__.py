@@ -174,6 +174,7 @@ The data lie in SQLite files, and in MariaDB where a line says so.
   no connection to another service, no answer from it. A kill at random counts only if requests were in flight.
 - **acknowledged**: whatever a client was told is done: payments, operations on them, credits and debits. Among them are
   what an operation needs to be there before it, and a last payment and credit before each look at the books.
+  Where notification is killed, they are the events that it has taken.
 - **lost**: acknowledged, and not there. **doubled**: two payments or postings for one key, or different answers to it.
   **stuck**: without an end, or a client without an answer. **otherwise wrong**: what the other checks found.
 - **unexplained minor units**: money in wallets that no order explains, or that an order explains and is not there.
