@@ -101,11 +101,11 @@ class Victim:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)
 
-    def stop(self) -> None:
-        """Press Ctrl-C, and wait until it has ended."""
+    def end(self) -> None:
+        """Wait until it has ended by itself, and well."""
         assert self._descriptor is not None
-        self.signal(signal.SIGINT)
         assert select.select([self._descriptor], [], [], STOP_SECONDS)[0], "it does not stop"
+        assert Path(self._start.log).read_bytes().endswith(exit_line(0)), "it has not ended well"
 
     def kill(self) -> None:
         """Kill it, as a power cut would, and wait until it is gone; harmless where it has ended."""
@@ -169,9 +169,17 @@ class Victims:
         for name in names or self._victims:
             self._victims[name].kill()
 
-    def stop(self) -> None:
-        for victim in self._victims.values():
-            victim.stop()
+    def stop(self, *names: str, number: signal.Signals = signal.SIGINT) -> None:
+        """Press Ctrl-C, or send another signal that asks to stop, and wait until all of these have ended."""
+        stopping = [self._victims[name] for name in names or self._victims]
+        for victim in stopping:
+            victim.signal(number)
+        for victim in stopping:
+            victim.end()
+
+    def process(self, name: str) -> Process:
+        """Where one of them is, and whether it is ready."""
+        return self._plan.processes[name]
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self._victims[name].signal(number)

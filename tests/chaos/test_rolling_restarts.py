@@ -11,8 +11,9 @@ from typing import Self
 
 import httpx2
 
+from tests.chaos.processes import Victims, launcher, victims
 from tests.conftest import Backend
-from tests.support.platform import START_SECONDS, People, Process, User, payment, platform, wait_until
+from tests.support.platform import START_SECONDS, People, Process, User, payment, wait_until
 
 PAYERS = 6
 FUNDS = 1_000_00
@@ -22,24 +23,26 @@ DRAIN_SECONDS = 4
 LOOK_SECONDS = 0.2
 
 
-def test_while_every_process_is_restarted_under_load_no_request_fails(
-    fresh_databases: Callable[[Backend], dict[str, str]], tmp_path: Path, http: httpx2.Client
+async def test_while_every_process_is_restarted_under_load_no_request_fails(
+    fresh_databases: Callable[[Backend], dict[str, str]], tmp_path: Path
 ) -> None:
     """Half of everything at a time, the gateways among it, behind a balancer that asks who is ready."""
-    drain = str(DRAIN_SECONDS)
-    with platform("doubled", fresh_databases("mariadb"), tmp_path, EWALLET_DRAIN_SECONDS=drain) as running:
-        running.start()
-        people = People(running.address, http)
+    settings = {"EWALLET_DRAIN_SECONDS": str(DRAIN_SECONDS)}
+    (tmp_path / "data").mkdir()  # for logs: the databases are on a server
+    with (
+        launcher(tmp_path) as forking,
+        victims(forking, "doubled", tmp_path, fresh_databases("mariadb"), **settings) as running,
+        httpx2.Client(timeout=30, trust_env=False) as http,
+    ):
+        await running.start()
+        people = People(running.process("gateway").address, http)
         merchant, payers = people.merchant(), [people.customer(with_amount=FUNDS) for _ in range(PAYERS)]
-        halves = [[process for name, process in running.processes.items() if ("-" in name) == one] for one in (0, 1)]
-        balancer = Balancer([process for name, process in running.processes.items() if name.startswith("gateway")])
+        balancer = Balancer([running.process("gateway"), running.process("gateway-2")])
 
         with balancer, ThreadPoolExecutor(PAYERS) as threads:
             paying = [threads.submit(pay_until, balancer, payer, merchant) for payer in payers]
-            for half in halves:
-                restart(half)
-                for process in half:
-                    wait_until(lambda: process.ready, START_SECONDS, running.logs)  # noqa: B023  # called here
+            for second in (False, True):
+                await restart(running, [name for name in running.names if name.endswith("-2") == second])
             balancer.over.set()
             answers = [each.result() for each in paying]
 
@@ -47,8 +50,18 @@ def test_while_every_process_is_restarted_under_load_no_request_fails(
         for payer, own in zip(payers, answers, strict=True):
             assert own.total() > 10, "hardly anybody has paid"
             assert payer.available() == FUNDS - own.total()
-        assert running.run("verify").returncode == 0
+        well, printed = running.verify()
+        assert well, printed
         running.stop()
+        await running.wire.close()
+
+
+async def restart(running: Victims, names: Sequence[str]) -> None:
+    """As a service manager does: SIGTERM, and when they have ended well, once more."""
+    running.stop(*names, number=signal.SIGTERM)
+    await running.restart(*names)
+    for name in names:
+        wait_until(lambda: running.process(name).ready, START_SECONDS, running.logs)  # noqa: B023  # called here
 
 
 class Balancer:
@@ -83,12 +96,3 @@ def pay_until(balancer: Balancer, payer: User, merchant: User) -> Counter[str]:
             answer = http.post(f"{address}/payment/initiate", json=payment(merchant, 1), headers=headers)
             answers["201" if answer.status_code == 201 else answer.text] += 1
     return answers
-
-
-def restart(processes: Sequence[Process]) -> None:
-    """As a service manager does: SIGTERM, and the next one when this one has ended well."""
-    for process in processes:
-        process.signal(signal.SIGTERM)
-    for process in processes:
-        assert process.exit_status() == 0, process.log.read_text()
-        process.start()
