@@ -162,6 +162,19 @@ async def test_what_notification_knows_and_the_wallet_does_not_is_booked_again(
 
 
 @pytest.mark.usefixtures("people")
+async def test_what_is_found_lost_twice_is_booked_once(wallet: WalletBooks, served: ServedWallet) -> None:
+    """As by two reconciliations at once: both look before either of them books."""
+    data = {"customerId": ALICE, "transferId": "trf_lost", "amount": 5_00, "currency": "USD", "reference": "lost"}
+    memo = {"actor": "cli_backend", "requestId": "req_lost", "key": "key-lost"}
+    served.listener.kept = [KeptEvent("wallet.debited", {**data, "description": None}, memo)] * 2
+
+    compared = await wallet.repeat_movements(0)
+
+    assert [(case.done, case.settled) for case in compared.cases] == [("booked again", True)] * 2
+    assert await available(served.service, ALICE) == 95_00
+
+
+@pytest.mark.usefixtures("people")
 async def test_what_the_wallet_has_told_and_nobody_knows_is_told_again(
     wallet: WalletBooks, served: ServedWallet
 ) -> None:

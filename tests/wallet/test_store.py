@@ -11,7 +11,7 @@ from ewallet.plumbing.database import Database
 from ewallet.plumbing.telemetry import LEDGER_BALANCE, LEDGER_HELD, LEDGER_IMBALANCE, OUTBOX_OLDEST, OUTBOX_WAITING
 from ewallet.wallet.messages import TransferKind
 from ewallet.wallet.service import WalletService
-from ewallet.wallet.store import StatementFilter, figures, statement_query
+from ewallet.wallet.store import StatementFilter, figures, statement_query, wallets_with_accounts
 from tests.support.verifying import faults_in
 from tests.support.wallet import ALICE, BOB, group, open_wallet, opened_database, payment, transfer
 
@@ -63,6 +63,16 @@ def test_the_database_refuses_to_change_the_books(database: Database, table: str
 def test_the_database_refuses_what_the_rules_refuse(database: Database, change: str) -> None:
     with pytest.raises(DBAPIError, match=r"(?i)check|constraint"):
         execute(database, change)
+
+
+@pytest.mark.usefixtures("wallet")
+def test_a_wallet_whose_accounts_are_gone_is_still_there(database: Database) -> None:
+    """Whoever reads it is not told that it does not exist; ``verify`` says what is wrong."""
+    execute(database, "DELETE FROM wallet_accounts WHERE owner = 'usr_bob'")
+
+    found = database.read(lambda tx: wallets_with_accounts(tx, [ALICE, BOB]))
+
+    assert {owner: len(accounts) for owner, (_, accounts) in found.items()} == {ALICE: 1, BOB: 0}
 
 
 def test_sound_books_have_no_faults(wallet: WalletService) -> None:
