@@ -190,7 +190,8 @@ them.
 ## Mutants
 
 Each of its checks finds a mistake made on purpose, which only the tests can switch on. The same scenario on the
-product as it is leaves nothing to find.
+product as it is leaves nothing to find. Mistakes in the rules about money, a thousand small ones, are
+for the tests of these rules to find: [mutants.md](mutants.md).
 
 {mutants}
 """
