@@ -91,6 +91,7 @@ class Dispatcher:
         self._held_until = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._batcher: Batcher[tuple[str, store.Settlement, Verdict], None] = Batcher(database, _settle)
+        self._returns: Batcher[tuple[str, int], int] = Batcher(database, self._give_back)
         self._wake = wake
 
     async def run_once(self) -> int:
@@ -141,12 +142,18 @@ class Dispatcher:
             WORKER_ERRORS.labels("notification-dispatch").inc()
             log.exception("notification.sending_failed", receiver=receiver)
             not_before = self._after_rest()
-        with suppress(OutcomeUnknown):  # then the lease runs out by itself
-            next_at = await self._database.writing(
-                lambda tx: store.give_back(tx, receiver, self._owner, not_before=not_before)
-            )
+        with suppress(OutcomeUnknown, Overloaded):  # then the lease runs out by itself
+            next_at = await self._returns.submit((receiver, not_before))
             if next_at <= self._clock():
                 self._wake.set()
+
+    def _give_back(self, tx: Connection, returned: Sequence[tuple[str, int]]) -> Sequence[int]:
+        """In the order of their ids; after a busy moment many are given back at once."""
+        next_at = {
+            receiver: store.give_back(tx, receiver, self._owner, not_before=not_before)
+            for receiver, not_before in sorted(returned)
+        }
+        return [next_at[receiver] for receiver, _ in returned]
 
     async def _send_all(self, receiver: str, channel: str) -> int:
         """Send what is due, some at a time. Returns 0, or the time before which nothing more should be tried."""
