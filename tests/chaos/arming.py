@@ -47,10 +47,14 @@ class Arming:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One process: `ewallet COMMAND` with an environment and a log, taking armings at a socket's path."""
+    """One process: `ewallet COMMAND` with an environment and a log, taking armings at a socket's path.
+
+    One that is ``held`` does nothing before it has taken the first.
+    """
 
     command: tuple[str, ...]
     environment: dict[str, Any]
     log: str
     control: str
     mutant: str = ""
+    held: bool = False

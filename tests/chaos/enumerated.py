@@ -198,11 +198,19 @@ async def let_all_happen(worlds: Worlds, way: Way, wanted: Sequence[Fault]) -> T
 async def _let_happen(world: World, fault: Fault, number: int) -> str:
     """One fault, and the accountant's look at the end, which must come in time; what is wrong then, or nothing."""
     order = await fault.operation.order(world, number)
-    asking = await _fire(world, fault, fault.arming, order)
+    home = world.victims.home_of(fault.service)
+    trigger = await world.victims.arm(home, fault.arming)
+    asking: asyncio.Task[object] = asyncio.create_task(world.clients.carry_out(order))
+    await trigger.fired(FIRES_WITHIN_SECONDS)
     if fault.then is not None:
-        asking.cancel()
+        asking.cancel()  # what happens then happens to recovery, not to a copy of the request
         await asyncio.wait([asking])
-        asking = await _fire(world, fault, fault.then, order)
+        trigger = await world.victims.restart_armed(home, fault.then)
+        await trigger.fired(FIRES_WITHIN_SECONDS)
+    if fault.arming.action == KILL:
+        await world.victims.restart(home)
+    if fault.then is not None:
+        asking = asyncio.create_task(world.clients.carry_out(order))
     started = time.monotonic()
     await asyncio.wait([asking], timeout=SETTLES_WITHIN_SECONDS)
     report = await world.audited(within_seconds=SETTLES_WITHIN_SECONDS - (time.monotonic() - started))
@@ -210,14 +218,3 @@ async def _let_happen(world: World, fault: Fault, number: int) -> str:
     if order.acknowledged is not None and not report.findings:
         return ""
     return f"{fault}: {order.answers}\n{report}\n{world.victims.logs()}"
-
-
-async def _fire(world: World, fault: Fault, arming: Arming, order: Order) -> asyncio.Task[object]:
-    """Arm, ask, wait until it has happened, and start again what it killed; the asking goes on."""
-    home = world.victims.home_of(fault.service)
-    trigger = await world.victims.arm(home, arming)
-    asking: asyncio.Task[object] = asyncio.create_task(world.clients.carry_out(order))
-    await trigger.fired(FIRES_WITHIN_SECONDS)
-    if arming.action == KILL:
-        await world.victims.restart(home)
-    return asking

@@ -69,7 +69,7 @@ def _become(start: Start) -> None:
     try:
         if start.mutant:
             MUTANTS[start.mutant]()
-        _listen(start.control)
+        _listen(start.control, held=start.held)
         command_line()
         status = 0
     except SystemExit as error:
@@ -152,8 +152,8 @@ def _sqlite_error(message: str, code: int) -> OperationalError:
     return OperationalError("a statement", (), error)
 
 
-def _listen(control: str) -> None:
-    """Take orders of the harness in a thread, one connection after the other."""
+def _listen(control: str, *, held: bool) -> None:
+    """Take orders of the harness in a thread, one connection after the other; ``held`` waits for the first."""
     if not control:
         return
     Path(control).unlink(missing_ok=True)
@@ -163,15 +163,20 @@ def _listen(control: str) -> None:
     traps, on_mysql = Traps(), os.environ.get("EWALLET_WALLET_DATABASE_URL", "").startswith("mysql")
     failpoints.arm(traps)
 
+    def take_one() -> None:
+        connection, _ = listener.accept()
+        arming = Arming(**json.loads(connection.recv(4096)))
+        if arming.point not in get_args(Point):
+            raise ValueError(f"there is no point {arming.point}")
+        traps.set(Trap(arming, connection, on_mysql))
+        connection.send(ARMED)
+
     def serve() -> None:
         while True:
-            connection, _ = listener.accept()
-            arming = Arming(**json.loads(connection.recv(4096)))
-            if arming.point not in get_args(Point):
-                raise ValueError(f"there is no point {arming.point}")
-            traps.set(Trap(arming, connection, on_mysql))
-            connection.send(ARMED)
+            take_one()
 
+    if held:
+        take_one()
     threading.Thread(target=serve, name="chaos", daemon=True).start()
 
 

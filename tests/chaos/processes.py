@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.chaos.arming import ARMED, FIRED, Arming, Start, exit_line
@@ -91,10 +91,10 @@ class Victim:
     def running(self) -> bool:
         return self._descriptor is not None and not select.select([self._descriptor], [], [], 0)[0]
 
-    def start(self) -> None:
+    def start(self, *, held: bool = False) -> None:
         self.kill()
         Path(self.control).unlink(missing_ok=True)
-        self._descriptor = self._launcher.start(self._start)
+        self._descriptor = self._launcher.start(replace(self._start, held=held))
 
     def signal(self, number: signal.Signals) -> None:
         assert self._descriptor is not None
@@ -165,6 +165,18 @@ class Victims:
             self._victims[name].start()
         await self.ready()
 
+    async def restart_armed(self, name: str, arming: Arming) -> Trigger:
+        """Start a process again in which something shall happen, however soon after its start."""
+        victim = self._victims[name]
+        victim.start(held=True)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return await self.arm(name, arming)
+            except (FileNotFoundError, ConnectionRefusedError):  # it is not so far yet
+                assert time.monotonic() < deadline, f"{name} takes no arming\n{self._plan.logs()}"
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
     def kill(self, *names: str) -> None:
         for name in names or self._victims:
             self._victims[name].kill()
@@ -189,7 +201,11 @@ class Victims:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(connection, self._victims[name].control)
+        try:
+            await loop.sock_connect(connection, self._victims[name].control)
+        except OSError:
+            connection.close()
+            raise
         await loop.sock_sendall(connection, json.dumps(asdict(arming)).encode())
         assert await loop.sock_recv(connection, 64) == ARMED
         return Trigger(connection, name=str(arming))
