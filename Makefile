@@ -73,8 +73,8 @@ mutants: $(DEV_INSTALLED) ## Break the money core in a thousand small ways; the 
 KILLS := 500
 
 .PHONY: chaos
-chaos: $(DEV_INSTALLED) mariadb chaos-power ## Cut the power, kill the platform at every point and KILLS times at random; writes docs/reliability.md
-	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+chaos: $(DEV_INSTALLED) mariadb compiler ## Cut the power, kill the platform at every point and KILLS times at random; writes docs/reliability.md
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
 
 ##@ Checks
 
