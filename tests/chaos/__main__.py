@@ -203,8 +203,9 @@ fault at a point everything must be right within {settles} seconds of the restar
 ## Power cuts
 
 SIGKILL does not test what a disk has really kept. The power was cut {cuts} times while people paid: just after an
-answer, in a checkpoint, at the first start, at any moment; and of what was not synced, some was lost, torn or reordered.
-Every time all that was acknowledged was there, every database passed its `integrity_check`, and what was under way came
+answer, in a checkpoint, at the first start, at any moment; and of what was not synced, some was lost, torn or
+reordered. Every time all that was acknowledged was there, every database passed its `integrity_check`, and what was
+under way came
 to its end. With `synchronous=OFF`, and with `NORMAL`, the same test fails, as it must
 ([decision 14](decisions/0014-power-is-cut-in-a-recording.md)).
 
