@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ewallet.plumbing.servers import weaknesses
-from tests.servers.mariadb import MariaDB, running_mariadb
+from tests.servers.mariadb import DURABLE, MariaDB, running_mariadb
 from tests.support.plumbing import opened
+from tests.support.ports import free_port
 
 CAREFUL = ("--log-bin", "--sync-binlog=1", "--binlog-format=ROW")
 CARELESS = {
@@ -42,3 +43,33 @@ def test_each_careless_setting_is_named_with_what_to_set_it_to(careless: MariaDB
 
     assert {advice.split()[0] for advice in said} == set(CARELESS)
     assert all("set it to" in advice for advice in said)
+
+
+@pytest.mark.parametrize(("sync_wait", "advised"), [(0, True), (1, True), (7, False), (15, False)])
+def test_a_galera_node_that_may_answer_before_it_has_caught_up_is_told_to_wait(
+    sync_wait: int, advised: bool, galera_node: MariaDB
+) -> None:
+    """After a change to another node a read would show what was before the last payments."""
+    galera_node.execute_as_root(f"SET GLOBAL wsrep_sync_wait = {sync_wait}")
+
+    said = advice_of(galera_node)
+
+    assert [advice.split()[0] for advice in said] == ["wsrep_sync_wait"] * advised
+
+
+@pytest.fixture(scope="module")
+def galera_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+    """Give a cluster of one."""
+    port = free_port()
+    with running_mariadb(
+        tmp_path_factory.mktemp("galera"),
+        *DURABLE,
+        "--wsrep-on=ON",
+        "--wsrep-provider=/usr/lib/galera/libgalera_smm.so",  # of `galera-4`, which `mariadb-server` brings along
+        "--wsrep-cluster-address=gcomm://",
+        "--wsrep-node-address=127.0.0.1",
+        f"--wsrep-provider-options=gcache.size=8M;base_port={port};gmcast.listen_addr=tcp://127.0.0.1:{port}",
+        "--binlog-format=ROW",
+        "--innodb-autoinc-lock-mode=2",
+    ) as server:
+        yield server

@@ -66,7 +66,18 @@ _RULES_OF_BINARY_LOG = (
     ),
 )
 
-_NAMES = ("log_bin", *(rule.name for rule in (*_RULES, *_RULES_OF_BINARY_LOG)))
+# Of reading, 1, updating and deleting, 2, and inserting, 4: whatever a transaction of ours begins with.
+_EVERYTHING_WAITS = 7
+
+_RULES_OF_GALERA = (
+    _Rule(
+        "wsrep_sync_wait",
+        lambda value: int(value) & _EVERYTHING_WAITS == _EVERYTHING_WAITS,
+        f"set it to {_EVERYTHING_WAITS}: after a change to another node, decisions may be taken on old values",
+    ),
+)
+
+_NAMES = ("log_bin", "wsrep_on", *(rule.name for rule in (*_RULES, *_RULES_OF_BINARY_LOG, *_RULES_OF_GALERA)))
 
 
 def weaknesses(tx: Connection) -> list[str]:
@@ -75,7 +86,11 @@ def weaknesses(tx: Connection) -> list[str]:
         return []
     rows = tx.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({', '.join(map(repr, _NAMES))})").all()
     found = {str(name).lower(): str(value).upper() for name, value in rows}
-    rules = (*_RULES, *(_RULES_OF_BINARY_LOG if found["log_bin"] == "ON" else ()))
+    rules = (
+        *_RULES,
+        *(_RULES_OF_BINARY_LOG if found["log_bin"] == "ON" else ()),
+        *(_RULES_OF_GALERA if found.get("wsrep_on") == "ON" else ()),
+    )
     return [
         f"{rule.name} is {found[rule.name]}; {rule.advice}"
         for rule in rules
