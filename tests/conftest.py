@@ -1,10 +1,12 @@
 """Fixtures for every test: fresh, empty, real databases of both kinds, in memory where there is room."""
 
+import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -30,8 +32,8 @@ def scratch() -> Iterator[Path]:
     memory = Path("/dev/shm")  # noqa: S108  # only a folder of our own, with a random name, is made in it
     parent = memory if _has_room(memory) else Path(tempfile.gettempdir())
     _remove_leftovers(parent)
-    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=parent) as folder:
-        yield Path(folder)
+    with _in_use(parent / f"{SCRATCH_PREFIX}{secrets.token_hex(8)}") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -88,9 +90,29 @@ def _has_room(folder: Path) -> bool:
     return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= SCRATCH_BYTES
 
 
-def _remove_leftovers(parent: Path) -> None:
-    # A run that was killed could not remove its folder, and memory is too dear to keep it.
-    for folder in parent.glob(f"{SCRATCH_PREFIX}*"):
-        process_id = folder.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
-        if not Path("/proc", process_id).exists():
+@contextmanager
+def _in_use(folder: Path) -> Iterator[Path]:
+    """A new folder that is gone at the end; the lock beside it, which is there first, says that somebody uses it."""
+    lock_file = _lock_of(folder)
+    with lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
             shutil.rmtree(folder, ignore_errors=True)
+            lock_file.unlink()
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove folders of runs that were killed: memory is too dear to keep them."""
+    for folder in filter(Path.is_dir, parent.glob(f"{SCRATCH_PREFIX}*")):
+        with suppress(OSError), _lock_of(folder).open() as lock:
+            # A process id would say nothing here: runs may have namespaces of their own.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            _lock_of(folder).unlink()
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
