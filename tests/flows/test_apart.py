@@ -1,9 +1,11 @@
 """`make apart`: everything that runs at scale, on one machine."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tests.house.tree import ROOT
@@ -15,7 +17,12 @@ def test_two_processes_of_each_service_behind_haproxy_serve_the_demo_and_stop_at
     cheap = clean_environment(EWALLET_BCRYPT_COST="4")
     with log.open("wb") as output:
         started = subprocess.Popen(
-            [sys.executable, "-m", "bench.apart"], cwd=ROOT, env=cheap, stdout=output, stderr=output
+            [sys.executable, "-m", "bench.apart"],
+            cwd=ROOT,
+            env=cheap,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         wait_until(lambda: "stop  " in log.read_text() or started.poll(), 2 * START_SECONDS, log.read_text)
@@ -29,4 +36,6 @@ def test_two_processes_of_each_service_behind_haproxy_serve_the_demo_and_stop_at
         started.send_signal(signal.SIGINT)
         assert started.wait(2 * STOP_SECONDS) == 0, log.read_text()
     finally:
-        started.kill()
+        with suppress(ProcessLookupError):  # all have ended as they should
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
