@@ -26,7 +26,8 @@ DEFAULTS = Settings()
 
 def main() -> None:
     """Start everything, say where it is, and stop it at Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs are born deaf to the first
+        signal.signal(number, signal.default_int_handler)
     given = {name: value for name, value in os.environ.items() if name.startswith("EWALLET_")}
     settings = _as_an_operator_would() | given
     with (
