@@ -1,5 +1,7 @@
 """What may be done to a payment that is there, and what becomes of both."""
 
+from dataclasses import replace
+
 import pytest
 
 from ewallet.kernel.caller import platform
@@ -9,6 +11,7 @@ from ewallet.payment.domain.operations import (
     Kind,
     Operation,
     Verdict,
+    as_left_by,
     begun,
     compensated,
     concluded,
@@ -208,3 +211,28 @@ def test_an_expiry_is_needless_once_the_hold_has_ended() -> None:
     verdict = needless(paid(), operation(Kind.EXPIRY))
     assert verdict == Verdict(failure=Failure(Reason.INVALID_STATE, "The hold ended before its time: SUCCESS."))
     assert outcome(paid(), operation(Kind.EXPIRY), verdict) == ("SUCCESS", "FAILED")
+
+
+# --- looking back -------------------------------------------------------------------------------------------------
+
+
+def test_a_payment_can_be_shown_as_each_operation_left_it() -> None:
+    """All but its version, of which nobody is told."""
+    asked = [
+        (operation(Kind.CAPTURE, amount=900, fee=18), 0),
+        (operation(Kind.REFUND, amount=300), 300),
+        (operation(Kind.REFUND, amount=600), 900),
+    ]
+    now, left = held(), []
+    for number, (each, refunded) in enumerate(asked):
+        now, done = concluded(now, begun(each, now, 0), DONE, LATER + number)
+        left.append((done, refunded, now))
+
+    shown = [as_left_by(now, done, refunded) for done, refunded, _ in left]
+    assert shown == [replace(then, version=now.version) for _, _, then in left]
+
+
+def test_a_hold_that_was_voided_stays_as_its_void_left_it() -> None:
+    voided, done = concluded(held(), begun(operation(Kind.VOID), held(), 0), DONE, LATER)
+
+    assert as_left_by(voided, done, 0) == voided
