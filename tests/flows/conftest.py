@@ -11,7 +11,6 @@ import pytest
 from tests.conftest import SERVICES
 from tests.servers.haproxy import behind_haproxy
 from tests.servers.mariadb import MariaDB
-from tests.support.gateway import DIFFERENCES
 from tests.support.platform import People, Platform, platform
 
 WAYS = [
@@ -45,13 +44,6 @@ def running(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Platform]
             made.start()
             yield made
         made.stop()
-
-
-@pytest.fixture(autouse=True)
-def named_difference(request: pytest.FixtureRequest) -> None:
-    """Expect the tests in the list of differences to fail, so that the list stays true."""
-    if reason := DIFFERENCES.get(request.node.name):
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from ewallet.plumbing.http.problems import EXPLANATIONS, TITLES
 from ewallet.plumbing.tokens import sign, sign_internal
 from tests.support.gateway import (
     CLIENT_ADDRESS,
-    DIFFERENCES,
     FRONTS,
     INTERNAL_SECRET,
     KEY,
@@ -53,13 +52,6 @@ Open: TypeAlias = Callable[..., Awaitable[NewClient]]
 def front(request: pytest.FixtureRequest) -> Front:
     chosen: Front = request.param
     return chosen
-
-
-@pytest.fixture(autouse=True)
-def named_difference(request: pytest.FixtureRequest) -> None:
-    """Expect the tests in the list of differences to fail, so that the list stays true."""
-    if reason := DIFFERENCES.get(request.node.name):
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ def test_the_merchant_named_in_a_wallet_event_has_no_part_in_it() -> None:
         ({"amount": 12.5}, "amount"),
         ({"amount": True}, "amount"),
         ({"amount": None}, "amount"),
-        ({"currency": "XXX"}, "amount"),
+        ({"currency": "XTS"}, "amount"),
         ({"currency": None}, "currency"),
         ({"merchantId": 7}, "merchantId"),
         ({"merchantId": ""}, "merchantId"),
