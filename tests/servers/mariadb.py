@@ -158,12 +158,14 @@ def _name(url: str) -> str:
 
 
 def _initialise(folder: Path, password: str) -> None:
+    (folder / "tmp").mkdir()
     (folder / "init.sql").write_text(INIT_SQL.format(user=USER, password=password))
     subprocess.run(
         [
             _program("mariadb-install-db"),
             "--no-defaults",
             f"--datadir={folder / 'data'}",
+            f"--tmpdir={folder / 'tmp'}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             *_as_root(),
@@ -181,6 +183,8 @@ def _command(server: MariaDB) -> list[str]:
         _program("mariadbd"),
         "--no-defaults",
         f"--datadir={server.folder / 'data'}",
+        # Of its own: a server that starts removes all temporary tables in there, a running neighbour's as well.
+        f"--tmpdir={server.folder / 'tmp'}",
         f"--socket={server.socket}",
         f"--port={server.port}",
         f"--init-file={server.folder / 'init.sql'}",
