@@ -12,6 +12,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, Reference, SecurityScheme
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ControllerRouterHandler, Method
 from litestar.types.internal_types import PathParameterDefinition
 
@@ -61,7 +63,7 @@ def service_application(
     ready: Check | None = None,
 ) -> Litestar:
     """Litestar, set up so that every service answers in the same way; with ``ready``, the operators' pages too."""
-    return Litestar(
+    return _Litestar(
         route_handlers=[*routes, *(operations(ready) if ready else ())],
         lifespan=list(lifespan),
         state=State({"verifier": verifier, "internal_secret": internal_secret, "trusted_proxies": trusted_proxies}),
@@ -74,6 +76,14 @@ def service_application(
         logging_config=None,
         debug=False,
     )
+
+
+class _Litestar(Litestar):
+    """Litestar that loads what we use: for Pydantic's models, of which we have none, it would need 0.2 s and 6 MB."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        return [*plugins, MsgspecDIPlugin()]
 
 
 def _openapi(name: str) -> OpenAPIConfig:
