@@ -19,8 +19,8 @@ from tests.support.platform import Way
 
 SEED = int(os.environ.get("SEED", secrets.randbits(32)))
 KILLS = 5
-FAULTS = 36
-"""Of ten times as many, chosen by the seed."""
+FAULTS = 24
+"""Of fifteen times as many, chosen by the seed."""
 
 
 @pytest.fixture(scope="module")

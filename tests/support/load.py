@@ -14,6 +14,9 @@ from tests.support.platform import User, payment
 
 AMOUNT = 1_00
 
+PAUSE_SECONDS = 0.01
+"""Between two payments of a payer: enough are under way at any moment, and what is tested has a processor, too."""
+
 
 @dataclass(frozen=True)
 class Acknowledged:
@@ -50,7 +53,7 @@ class Load:
         """Pay again and again, whatever the answers are. The moment is taken when the answer is here."""
         body, headers = payment(self.merchant, AMOUNT), {"Authorization": f"Bearer {payer.token}"}
         with httpx2.Client(base_url=payer.address, timeout=10, trust_env=False) as http:
-            while not self._stopped.is_set():
+            while not self._stopped.wait(PAUSE_SECONDS):
                 try:
                     answer = http.post("/payment/initiate", json=body, headers=headers)
                 except httpx2.HTTPError:

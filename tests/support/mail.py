@@ -58,7 +58,7 @@ async def post_office(*, tls: ssl.SSLContext | None = None, login: bool = False)
 
     def authenticate(_server: SMTP, _session: Session, _envelope: Envelope, _how: str, data: object) -> AuthResult:
         known = LoginPassword(USER.encode(), PASSWORD.encode())
-        return AuthResult(success=data == known)
+        return AuthResult(success=data == known, handled=False)  # aiosmtpd answers, as we do not
 
     def protocol() -> SMTP:
         return SMTP(

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from ewallet.kernel.clock import system_clock
-from ewallet.notification.domain.deliveries import Verdict
+from ewallet.notification.domain.deliveries import Outcome, Verdict
 from ewallet.notification.senders import Parcel
 from ewallet.notification.senders.mail import Mail, MailSender, MailServer, MailWrong
 from ewallet.plumbing.json import encode
@@ -62,7 +62,7 @@ async def test_a_wrong_password_is_a_failure_that_may_pass(tmp_path: Path) -> No
         sender = MailSender(server(f"smtp://x:y@localhost:{office.port}"), clock=system_clock, trust=trust)
         outcome = await sender.send(parcel())
 
-    assert outcome.verdict is Verdict.FAILED
+    assert outcome == Outcome(Verdict.FAILED, error="The mail server could not be used: SMTPAuthenticationError.")
 
 
 @pytest.mark.parametrize("place", ["recipient_answer", "message_answer"])
