@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from types import FrameType
 from typing import Any, Protocol
@@ -25,8 +26,9 @@ from ewallet.cli.observing import observed
 from ewallet.cli.sole_use import require_server, sole_use
 from ewallet.cli.terminal import Stopped, columns, standard_output
 from ewallet.cli.workers import Workers
+from ewallet.plumbing.http.admission import Admissions
 from ewallet.plumbing.http.operations import STOPPING_SCOPE_KEY
-from ewallet.plumbing.http.protocol import ProblemProtocol
+from ewallet.plumbing.http.protocol import ADMISSION_SCOPE_KEY, ProblemProtocol
 from ewallet.plumbing.settings import SERVICES, Settings
 from ewallet.plumbing.telemetry import configure_logging
 from ewallet.together import create_alone, create_together
@@ -116,7 +118,7 @@ def _serve(
     config = uvicorn.Config(
         application,
         loop="uvloop",
-        http=ProblemProtocol,
+        http=partial(ProblemProtocol, Admissions(settings.queue_milliseconds / 1000)),  # type: ignore[arg-type]  # it makes one
         ws="none",
         lifespan="on",
         log_config=None,
@@ -163,6 +165,9 @@ class _Application:
             if scope["type"] == "lifespan":
                 self.failure = _innermost(error)
             raise
+        finally:
+            if (admission := scope.get(ADMISSION_SCOPE_KEY)) is not None:
+                admission.end()
 
 
 def _innermost(error: Exception) -> Exception:

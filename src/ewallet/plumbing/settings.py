@@ -89,6 +89,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 200
     rate_per_user: Annotated[Rate, described("requests per second for one user, 0 for no limit")] = 100
     rate_per_address: Annotated[Rate, described("requests per second from one network address, 0 for no limit")] = 500
+    queue_milliseconds: Annotated[
+        int,
+        Meta(ge=0),
+        described("how long a request may have to wait for others; beyond it new ones are refused with 503; 0: never"),
+    ] = 1000
     trusted_proxies: Annotated[
         str, described("comma-separated addresses of proxies whose `X-Forwarded-For` is believed")
     ] = ""

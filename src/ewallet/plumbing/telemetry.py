@@ -34,6 +34,9 @@ REQUEST_SECONDS = Histogram(
 )
 REQUESTS_UNDER_WAY = Gauge("ewallet_requests_under_way", "Requests that are being answered now.", ["service"])
 REFUSALS = Counter("ewallet_refusals_total", "Requests answered with a problem, by its slug.", ["service", "reason"])
+TURNED_AWAY = Counter(
+    "ewallet_turned_away_total", "Requests refused for overload before they were read, by service.", ["service"]
+)
 
 DOOR_SECONDS = Histogram(
     "ewallet_door_seconds",

@@ -62,15 +62,14 @@ class Edge:
         if scope["type"] != ScopeType.HTTP or REQUEST_ID_SCOPE_KEY in state:
             await self._app(scope, receive, send)
             return
-        state[REQUEST_ID_SCOPE_KEY] = self._request_id(state["headers"])
+        state[REQUEST_ID_SCOPE_KEY] = request_id(state["headers"], self._clock)
         with tracing.serving(self._service, state["method"], state["headers"]) as span:
             await self._serve(state, receive, send, span)
 
     async def _serve(self, state: dict[str, Any], receive: Receive, send: Send, span: Span | None) -> None:
-        request_id = state[REQUEST_ID_SCOPE_KEY]
-        request_in_hand.set(request_id)
+        request_in_hand.set(state[REQUEST_ID_SCOPE_KEY])
         request_ends_at.set(_ends_at(state["headers"]))
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, state[REQUEST_ID_SCOPE_KEY])
         started = time.perf_counter()
         self._under_way += 1
         try:
@@ -88,12 +87,6 @@ class Edge:
             self._report(state, answer, started, span)
             request_in_hand.set(None)
             request_ends_at.set(None)
-
-    def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        given = [value for name, value in headers if name == b"x-request-id"]
-        if len(given) == 1 and _REQUEST_ID.match(given[0]):
-            return given[0].decode("ascii")
-        return new_id("req", self._clock())
 
     def _report(self, state: dict[str, Any], answer: "_Answer", started: float, span: Span | None) -> None:
         ended = time.perf_counter()
@@ -116,6 +109,14 @@ class Edge:
             )
         tell = log.warning if _needs_a_look(state["path"], answer.status, waited) else log.info
         tell("request", service=self._service, method=state["method"], path=state["path"], **fields)
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]], clock: Clock) -> str:
+    """The id of a request: the client's own where that is a good one, else a new one."""
+    given = [value for name, value in headers if name == b"x-request-id"]
+    if len(given) == 1 and _REQUEST_ID.match(given[0]):
+        return given[0].decode("ascii")
+    return new_id("req", clock())
 
 
 def _ends_at(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
@@ -141,13 +142,9 @@ def _metrics(service: str, method: str, route: str, status: int) -> tuple[Counte
 class _Answer:
     """Puts our headers on an answer and remembers its status, and when it began."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, id_of_request: str) -> None:
         self._send = send
-        self._headers = [
-            (b"x-request-id", request_id.encode("ascii")),
-            (b"x-content-type-options", b"nosniff"),
-            (b"cache-control", b"no-store"),
-        ]
+        self._headers = headers_of_answer(id_of_request)
         self.status = 0
         self.began = 0.0
 
@@ -161,6 +158,15 @@ class _Answer:
                 *(header for header in self._headers if header[0] not in given),
             ]
         await self._send(message)
+
+
+def headers_of_answer(id_of_request: str) -> list[tuple[bytes, bytes]]:
+    """What every answer says."""
+    return [
+        (b"x-request-id", id_of_request.encode("ascii")),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
+    ]
 
 
 def out_of_bounds(state: dict[str, Any]) -> Refusal | None:
@@ -196,11 +202,17 @@ def too_large() -> Refusal:
 async def send_problem(state: dict[str, Any], send: Send, refusal: Refusal) -> None:
     """Answer with a problem without a framework at hand."""
     state[REFUSED_SCOPE_KEY] = refusal.reason.value
-    body = encode(problem(refusal, instance=state["path"], request_id=state[REQUEST_ID_SCOPE_KEY]))
+    headers, body = rendered(refusal, instance=state["path"], id_of_request=state[REQUEST_ID_SCOPE_KEY])
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def rendered(refusal: Refusal, *, instance: str, id_of_request: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """A problem as headers and body."""
+    body = encode(problem(refusal, instance=instance, request_id=id_of_request))
     headers = [
         (b"content-type", MEDIA_TYPE.encode("ascii")),
         (b"content-length", str(len(body)).encode("ascii")),
         *((name.lower().encode("ascii"), value.encode("ascii")) for name, value in problem_headers(refusal).items()),
     ]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    return headers, body
