@@ -43,8 +43,8 @@ def cast(running: Platform, http: Any) -> Cast:
     people = People(running.address, http)
     customer, merchant = people.customer(with_amount=100_00), people.merchant()
     paid = customer.answer("POST", "/payment/initiate", payment(merchant, 12_50))
-    merchant.answer("POST", f"/payment/{paid['transactionId']}/refund", {"amount": 100})
     notified = customer.notified_of("wallet.credited", "payment.succeeded")
+    merchant.answer("POST", f"/payment/{paid['transactionId']}/refund", {"amount": 100})
     return Cast(customer, merchant, people.admin(), paid["transactionId"], notified[0]["notificationId"], running)
 
 
