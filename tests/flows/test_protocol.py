@@ -32,6 +32,18 @@ def test_what_cannot_be_parsed_is_a_problem_with_a_request_id(running: Platform,
     assert document["requestId"].encode() in head
 
 
+def test_white_space_behind_a_header_is_no_part_of_it(running: Platform) -> None:
+    """Over HTTP it could not be passed on to a service."""
+    address = urlsplit(running.address)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        request = "GET /.well-known/jwks.json HTTP/1.1", "Host: x ", "X-Request-Id: mine \t", "Connection: close"
+        connection.sendall("\r\n".join([*request, "", ""]).encode())
+        head, _, _ = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"x-request-id: mine" in head.lower().splitlines()
+
+
 def test_an_answer_comes_in_one_piece(running: Platform) -> None:
     """Head and body sent apart are two system calls, each of which wakes the client."""
     address = urlsplit(running.address)

@@ -538,6 +538,8 @@ async def test_metrics_count_requests_by_their_route(small_service: SmallService
         ("192.0.2.7", "1.1.1.1", 404),
         ("192.0.2.7", "1.1.1.1, 10.1.2.3", 200),
         ("192.0.2.7", "nobody", 404),
+        ("10.1.2.3", "1.1.1.1", 404),
+        ("10.1.2.3", "10.1.2.4", 404),
     ],
 )
 async def test_metrics_are_shown_to_no_public_address(

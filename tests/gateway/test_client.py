@@ -1,9 +1,10 @@
 """Both ways to a service keep the same promises; over HTTP there are more ways to fail."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from ewallet.gateway.client import Backend, HttpBackend
 from ewallet.gateway.domain import SERVICES, STREAMS
 from ewallet.kernel.clock import system_clock
+from ewallet.plumbing.http.replicas import FAILURES_IN_A_ROW
 from ewallet.plumbing.http.streams import EndingStreams
 from ewallet.plumbing.tokens import Badge, verify_internal
 from tests.support.gateway import SmallService, ask, bearer, client_of, direct_backends, new_gateway
@@ -105,15 +107,16 @@ async def test_a_stream_outlives_the_time_limit_and_ends_when_the_client_leaves(
     await asyncio.wait_for(small_service.stream_ended.wait(), 5)
 
 
+@pytest.mark.parametrize("path", ["/notification/stream", "/notification/stream/"])
 async def test_a_stream_ends_properly_when_the_server_is_about_to_stop(
-    backends: Mapping[str, Backend], small_service: SmallService
+    backends: Mapping[str, Backend], small_service: SmallService, path: str
 ) -> None:
     stopping = asyncio.Event()
     gateway = EndingStreams(new_gateway(backends), paths=STREAMS, stopping=stopping)
     async with (
         serving(gateway) as (address, _),
         httpx2.AsyncClient(base_url=address, trust_env=False) as client,
-        client.stream("GET", "/notification/stream", headers=bearer()) as answer,
+        client.stream("GET", path, headers=bearer()) as answer,
     ):
         lines = answer.aiter_lines()
         assert await anext(lines) == "data: first"
@@ -170,6 +173,35 @@ async def test_a_service_learns_whose_gateway_asks_and_how_long_it_waits(small_s
 
     assert verify_internal(heard["x-internal-badge"][0], SECRET) == "service:gateway"
     assert 0 < int(heard["x-time-left"][0]) <= 1000
+
+
+async def test_a_request_that_cannot_be_sent_on_is_the_client_s_mistake_and_spoil_nothing_for_others(
+    small_service: SmallService,
+) -> None:
+    """A service that was given up because of them would be out of reach for everybody."""
+    async with serving(small_service.application("payment")) as (address, _):
+        door = HttpBackend("payment", address, badge=BADGE)
+        backends = dict(direct_backends(SmallService())) | {"payment": door}
+        async with serving(new_gateway(backends)) as (gateway, _):
+            refused = [await _asked(gateway, hosts=("x", "y")) for _ in range(FAILURES_IN_A_ROW + 1)]
+            afterwards = await _asked(gateway, hosts=("x",))
+        await door.close()
+
+    assert {answer.partition(b"\r\n")[0] for answer in refused} == {b"HTTP/1.1 400 Bad Request"}
+    assert b"/problems/malformed-request" in refused[0]
+    assert afterwards.startswith(b"HTTP/1.1 200 OK")
+
+
+async def _asked(address: str, *, hosts: Sequence[str]) -> bytes:
+    """The answer to a request that says so often where it goes; no library would send that."""
+    parts = urlsplit(address)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    headers = [*(("Host", host) for host in hosts), ("Connection", "close"), *bearer().items()]
+    lines = ["GET /payment HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    answer = await reader.read()
+    writer.close()
+    return answer
 
 
 async def test_a_service_that_is_silent_is_a_timeout(small_service: SmallService) -> None:

@@ -18,7 +18,7 @@ from ewallet.gateway.messages import ProblemPage, Readiness
 from ewallet.gateway.service import GatewayService
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Reason, Refusal, Refused, kind_of, status_of
 from ewallet.plumbing.deadlines import TimeLimit, request_ends_at
-from ewallet.plumbing.http.addresses import TrustedProxies, address_of, forwarded_chain, peer_of
+from ewallet.plumbing.http.addresses import TrustedProxies, address_of, came_by_a_stranger, forwarded_chain, peer_of
 from ewallet.plumbing.http.bodies import read_body
 from ewallet.plumbing.http.contract import accepts, public
 from ewallet.plumbing.http.edge import send_problem
@@ -74,7 +74,7 @@ class Front:
     async def _forward(self, scope: HTTPScope, receive: Receive, answer: "_Answer") -> Refusal | None:
         """Pass a request on and its answer back. A refusal: it is not to be, or there was no answer in time."""
         route = route_of(scope["method"], scope["path"])
-        if route is None:
+        if route is None or (route.secret and came_by_a_stranger(scope, self._trusted)):
             return NOTHING_HERE
         address = address_of(scope, self._trusted)
         if refusal := await self._service.admit(route, address=address, authorization=_authorization(scope)):

@@ -145,7 +145,8 @@ class HttpBackend:
     async def _send(self, scope: HTTPScope, body: bytes) -> httpx2.Response:
         """The service's answer, with its body still to be read.
 
-        Overloaded: no process of it got the request. OutcomeUnknown: one got it and did not answer.
+        Overloaded: no process of it got the request. OutcomeUnknown: one got it and did not answer. Refused: it cannot
+        be sent.
         """
         headers = [*tracing.onward(list(scope["headers"])), *self._own_headers()]
         for _ in self._replicas:
@@ -158,6 +159,8 @@ class HttpBackend:
                 continue  # to the next one: this one has not heard of it
             except httpx2.PoolTimeout as error:
                 raise Overloaded(f"{self._service}: all connections are in use") from error
+            except httpx2.LocalProtocolError as error:  # nothing was sent, and no replica is to blame
+                raise Refused(Refusal(Reason.MALFORMED_REQUEST, "The headers are not valid HTTP/1.1.")) from error
             except httpx2.HTTPError as error:
                 replica.failed()
                 raise OutcomeUnknown(f"{self._service}: {type(error).__name__}") from error

@@ -40,7 +40,8 @@ PUBLIC_PATHS = frozenset(path for _, path in _PUBLIC)
 STREAMS = frozenset({"/notification/stream"})
 """Answers without an end, to which no time limit applies."""
 
-FOR_MACHINES = ("/health/", "/metrics")
+METRICS = "/metrics"
+FOR_MACHINES = ("/health/", METRICS)
 """Asked by load balancers and Prometheus, which must not lose to a client from the same address."""
 
 
@@ -56,6 +57,8 @@ class Route:
     public: bool
     stream: bool
     limited: bool
+    secret: bool
+    """Shown to the operators' own network only."""
 
 
 @lru_cache(REMEMBERED_ROUTES)
@@ -73,6 +76,7 @@ def route_of(method: str, path: str) -> Route | None:
         public=service == GATEWAY or method == "OPTIONS" or path.rstrip("/") in PUBLIC_PATHS,
         stream=path.rstrip("/") in STREAMS,
         limited=not path.startswith(FOR_MACHINES),
+        secret=path.startswith(METRICS),
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 from litestar.types import Scope
 
 FORWARDED_FOR = b"x-forwarded-for"
+_FORWARDED = frozenset({FORWARDED_FOR, b"forwarded"})
+"""With one of these, a proxy says for whom it asks (the second one by RFC 7239)."""
 
 TrustedProxies: TypeAlias = Collection[str]
 """The addresses of proxies whose ``X-Forwarded-For`` is believed."""
@@ -40,6 +42,11 @@ def address_of(scope: Scope, trusted: TrustedProxies, *, vouched: bool = False) 
     if peer not in trusted and not vouched:
         return peer
     return next((address for address in reversed(forwarded_chain(scope)) if address not in trusted), peer)
+
+
+def came_by_a_stranger(scope: Scope, trusted: TrustedProxies) -> bool:
+    """Whether a proxy that is none of ours has passed a request on: then nobody can say whose it is."""
+    return peer_of(scope) not in trusted and any(name in _FORWARDED for name, _ in scope["headers"])
 
 
 def is_ours(address: str) -> bool:

@@ -40,6 +40,10 @@ class ProblemProtocol(HttpToolsProtocol):
         """Begin with a connection."""
         super().connection_made(_Joining(transport))
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header without the white space behind its value, which is no part of it (RFC 9112, section 5.1)."""
+        super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
         """Let a request in, or not. One that was sent before the last one was answered waits in any case."""
         self._unset_keepalive_if_required()

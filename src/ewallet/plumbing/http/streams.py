@@ -21,7 +21,7 @@ class EndingStreams:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != ScopeType.HTTP or scope["path"] not in self._paths:
+        if scope["type"] != ScopeType.HTTP or scope["path"].rstrip("/") not in self._paths:
             await self._app(scope, receive, send)
             return
         stream = _Stream(receive, send, self._stopping)
