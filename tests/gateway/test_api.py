@@ -228,6 +228,15 @@ async def test_a_request_id_that_is_none_is_replaced(client: httpx2.AsyncClient,
     assert answer.json()["requestId"] == answer.headers["x-request-id"]
 
 
+async def test_headers_are_bounded_by_their_size_not_by_their_number(client: httpx2.AsyncClient) -> None:
+    many = {f"x-note-{number}": "x" for number in range(500)}
+
+    answer = await client.get("/payment", headers=bearer() | many)
+
+    assert answer.status_code == 200
+    assert many.keys() <= answer.json()["headers"].keys()
+
+
 async def test_a_trace_goes_through(client: httpx2.AsyncClient) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
