@@ -212,8 +212,15 @@ class Victims:
 
     def verify(self) -> tuple[bool, str]:
         """What `ewallet verify` finds, while everything runs: whether all is well, and what it prints."""
-        log = Path(self._plan.environment["EWALLET_DATA"]) / "verify.log"
-        return self._launcher.run(Start(("verify",), dict(self._plan.environment), str(log), control=""))
+        return self._run("verify")
+
+    def reconcile(self) -> tuple[bool, str]:
+        """What `ewallet reconcile` finds and puts right, likewise."""
+        return self._run("reconcile")
+
+    def _run(self, command: str) -> tuple[bool, str]:
+        log = Path(self._plan.environment["EWALLET_DATA"]) / f"{command}.log"
+        return self._launcher.run(Start((command,), dict(self._plan.environment), str(log), control=""))
 
     async def ready(self) -> None:
         """Wait until every service says that it is ready."""

@@ -73,14 +73,16 @@ class MariaDB:
     def socket(self) -> Path:
         return self.folder / "socket"
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start it, and wait until it answers; what it did before it was killed is there again.
+
+        These options are for this one start.
 
         Raises:
             RuntimeError: the server did not start; the message carries its log.
         """
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([*self.launcher, *_command(self)], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*self.launcher, *command(self), *options], stdout=log, stderr=log)
         _wait_until_ready(self, self._process)
 
     def kill(self) -> None:
@@ -117,20 +119,25 @@ class MariaDB:
         """Fill an empty database with everything that another one holds; both by their URLs."""
         as_root = ["--no-defaults", f"--socket={self.socket}", "--user=root"]
         dumped = subprocess.run(
-            [_program("mariadb-dump"), *as_root, _name(source)], stdout=subprocess.PIPE, check=True
+            [program("mariadb-dump"), *as_root, _name(source)], stdout=subprocess.PIPE, check=True
         ).stdout
-        subprocess.run([_program("mariadb"), *as_root, _name(target)], input=dumped, check=True)
+        subprocess.run([program("mariadb"), *as_root, _name(target)], input=dumped, check=True)
 
     def execute_as_root(self, statement: str) -> Sequence[tuple[Any, ...]]:
         """Run one statement with all rights, waiting for nobody's locks for long; its rows."""
-        with pymysql.connect(
-            unix_socket=str(self.socket),
-            user="root",
-            init_command=f"SET lock_wait_timeout = {LOCK_WAIT_SECONDS}",
-        ) as connection:
+        with self.connected_as_root() as connection:
             cursor = connection.cursor()
             cursor.execute(statement)
             return cursor.fetchall()
+
+    def connected_as_root(self) -> "pymysql.connections.Connection[pymysql.cursors.Cursor]":
+        """A connection with all rights."""
+        return pymysql.connect(
+            unix_socket=str(self.socket),
+            user="root",
+            init_command=f"SET lock_wait_timeout = {LOCK_WAIT_SECONDS}",
+            autocommit=True,
+        )
 
 
 @contextmanager
@@ -145,7 +152,8 @@ def running_mariadb(folder: Path, *options: str, launcher: Sequence[str] = ()) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     server = MariaDB(folder, options or FAST, launcher)
-    _initialise(folder, server.password)
+    prepare(server)
+    initialise(server)
     try:
         server.start()
         yield server
@@ -157,12 +165,18 @@ def _name(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-def _initialise(folder: Path, password: str) -> None:
-    (folder / "tmp").mkdir()
-    (folder / "init.sql").write_text(INIT_SQL.format(user=USER, password=password))
+def prepare(server: MariaDB) -> None:
+    """Make what it has beside its data."""
+    (server.folder / "tmp").mkdir()
+    (server.folder / "init.sql").write_text(INIT_SQL.format(user=USER, password=server.password))
+
+
+def initialise(server: MariaDB) -> None:
+    """Make the data of a server that has none."""
+    folder = server.folder
     subprocess.run(
         [
-            _program("mariadb-install-db"),
+            program("mariadb-install-db"),
             "--no-defaults",
             f"--datadir={folder / 'data'}",
             f"--tmpdir={folder / 'tmp'}",
@@ -175,12 +189,13 @@ def _initialise(folder: Path, password: str) -> None:
     )
 
 
-def _command(server: MariaDB) -> list[str]:
+def command(server: MariaDB) -> list[str]:
+    """What starts it."""
     # setpriv lets the kernel stop the server when the test run is killed before it can.
     return [
-        _program("setpriv"),
+        program("setpriv"),
         "--pdeathsig=KILL",
-        _program("mariadbd"),
+        program("mariadbd"),
         "--no-defaults",
         f"--datadir={server.folder / 'data'}",
         # Of its own: a server that starts removes all temporary tables in there, a running neighbour's as well.
@@ -204,7 +219,7 @@ def _wait_until_ready(server: MariaDB, process: subprocess.Popen[bytes]) -> None
     raise RuntimeError(f"mariadbd did not start:\n{(server.folder / 'log').read_text(errors='replace')}")
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """Return a program's path; servers live in sbin, which is not on an ordinary user's path."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
