@@ -42,6 +42,10 @@ demo-notifications: $(DEV_INSTALLED) ## Watch who is told of payments, by inbox,
 apart: $(DEV_INSTALLED) mariadb haproxy ## Start two processes of each service on a private MariaDB, behind HAProxy
 	@exec tools/foreground $(BIN)/python -m bench.apart
 
+.PHONY: galera
+galera: $(DEV_INSTALLED) mariadb mariabackup haproxy ## The same on a cluster of three MariaDB nodes, which may be killed one at a time
+	@exec tools/foreground $(BIN)/python -m bench.apart --galera
+
 # Half of the time a test waits for processes, leases or disks: three workers keep two cores busy. In the order of the
 # folders: the long ones of chaos, which come early, are not left for the end.
 IN_PARALLEL := --numprocesses $(shell echo $$(($$(nproc) * 3 / 2))) --dist loadfile --no-loadscope-reorder
@@ -51,7 +55,7 @@ MONEY := */kernel/money.py */wallet/domain/* */wallet/service.py */wallet/store.
 	*/payment/domain/* */payment/saga.py */payment/service.py */payment/store.py */payment/verify.py
 
 .PHONY: test
-test: $(DEV_INSTALLED) mariadb haproxy systemd curl compiler promtool check ## Run every check and every test, with coverage
+test: $(DEV_INSTALLED) mariadb mariabackup haproxy systemd curl compiler promtool check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov $(IN_PARALLEL)
 	$(BIN)/python -m coverage report --include="$$(tr ' ' , <<< '$(MONEY)')" --fail-under=100
 
@@ -77,7 +81,7 @@ mutants: $(DEV_INSTALLED) ## Break the money core in a thousand small ways; the 
 KILLS := 500
 
 .PHONY: chaos
-chaos: $(DEV_INSTALLED) mariadb compiler ## Cut the power, kill the platform at every point and KILLS times at random; writes docs/reliability.md
+chaos: $(DEV_INSTALLED) mariadb mariabackup haproxy compiler ## Cut the power, kill the platform at every point and KILLS times at random; writes docs/reliability.md
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
 
 ##@ Checks
@@ -157,6 +161,11 @@ $(BENCH_INSTALLED): requirements/bench.txt pyproject.toml | $(BIN)/python
 .PHONY: mariadb
 mariadb:
 	@command -v mariadbd >/dev/null || tools/install-packages mariadb-server
+
+# Galera itself comes with the server.
+.PHONY: mariabackup
+mariabackup:
+	@command -v mariabackup >/dev/null || tools/install-packages mariadb-backup
 
 .PHONY: haproxy
 haproxy:
