@@ -20,7 +20,7 @@ import ewallet.wallet.app
 from ewallet.auth.client import HttpAuth
 from ewallet.auth.service import AuthService
 from ewallet.gateway.client import DirectBackend, HttpBackend
-from ewallet.gateway.domain import GATEWAY, STREAMS
+from ewallet.gateway.domain import GATEWAY, LARGE_BODIES, STREAMS
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import Refusal
 from ewallet.notification.client import HttpNotification
@@ -81,7 +81,8 @@ def create_alone(settings: Settings, service: str, *, stopping: asyncio.Event | 
         return _ending_streams(_gateway_alone(settings, doors), stopping)
     house = _house_alone(settings, service, doors)
     house.application.on_shutdown.append(doors.close)
-    return _ending_streams(Edge(house.application, service=service, clock=system_clock), stopping)
+    edge = Edge(house.application, service=service, clock=system_clock, large_bodies=LARGE_BODIES)
+    return _ending_streams(edge, stopping)
 
 
 class _Doors:

@@ -367,6 +367,14 @@ async def test_what_cannot_be_answered_is_a_problem(
     assert_problem(answer, status, slug)
 
 
+async def test_a_path_for_many_payments_takes_a_large_body(client: httpx2.AsyncClient) -> None:
+    orders = [{"amount": 1}] * 20_000
+
+    answer = await client.post("/payment/bulk", headers=bearer(), json={"orders": orders})
+
+    assert (answer.status_code, answer.json()) == (201, len(orders))
+
+
 async def test_a_method_that_is_not_allowed_is_told_which_are(client: httpx2.AsyncClient) -> None:
     answer = await client.delete("/payment", headers=bearer())
 

@@ -183,6 +183,13 @@ def test_waiting_as_long_as_told_is_enough() -> None:
     assert limit.take("ann", seconds * MICROSECONDS_PER_SECOND) == 0
 
 
+def test_many_requests_in_one_pass_where_one_would_and_are_waited_for_afterwards() -> None:
+    limit = RateLimit(10)
+
+    assert limit.take("ann", 0, requests=1000) == 0
+    assert limit.take("ann", 0) == 1000 // 10 - BURST_SECONDS + 1
+
+
 def test_zero_means_no_limit() -> None:
     limit = RateLimit(0)
 

@@ -20,7 +20,7 @@ from litestar.types import ASGIApp, Message
 
 from ewallet.gateway.app import create_app
 from ewallet.gateway.client import Backend, DirectBackend, HttpBackend
-from ewallet.gateway.domain import GATEWAY, SERVICES
+from ewallet.gateway.domain import GATEWAY, LARGE_BODIES, SERVICES
 from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import system_clock
 from ewallet.plumbing.http.application import service_application
@@ -72,6 +72,12 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     amount: int
 
 
+class Orders(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of their large one."""
+
+    orders: list[Order]
+
+
 class SmallService:
     """Answers with what it was told, so that a test sees what the gateway let through."""
 
@@ -112,6 +118,10 @@ class SmallService:
         async def initiate(request: Request[Any, Any, Any], data: JSONBody[Order]) -> dict[str, Any]:
             return {**_heard(request), "amount": data.amount}
 
+        @post("/payment/bulk", **protected(EVERYONE, body_bytes=LARGE_BODIES["/payment/bulk"]))
+        async def bulk(data: JSONBody[Orders]) -> int:
+            return len(data.orders)
+
         @get("/payment", **protected(EVERYONE))
         async def listing(request: Request[Any, Any, Any]) -> dict[str, Any]:
             return _heard(request)
@@ -126,7 +136,7 @@ class SmallService:
         async def order() -> dict[str, Any]:
             raise AssertionError("the gateway led somebody in")
 
-        return [initiate, listing, slow, order]
+        return [initiate, bulk, listing, slow, order]
 
     def _notification_routes(self) -> Sequence[HTTPRouteHandler]:
         @get("/notification/stream", media_type="text/event-stream", **protected(EVERYONE))

@@ -12,6 +12,7 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from litestar.types import ASGIApp
 
+from ewallet.gateway.domain import LARGE_BODIES
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.ids import derived_id, new_id
@@ -118,7 +119,7 @@ async def running(database_url: str) -> AsyncIterator[NotificationService]:
 @asynccontextmanager
 async def serving(application: ASGIApp) -> AsyncIterator[tuple[str, uvicorn.Server]]:
     """An application behind its edge on a free port of the loopback: its address and its server."""
-    edge = Edge(application, service="notification", clock=system_clock)
+    edge = Edge(application, service="notification", clock=system_clock, large_bodies=LARGE_BODIES)
     server = uvicorn.Server(uvicorn.Config(edge, log_config=None, access_log=False, lifespan="on"))
     # The socket listens before the server starts, so that the first request waits instead of being refused.
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from sqlalchemy import select
 
+from ewallet.gateway.domain import LARGE_BODIES
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import InvariantBroken, OutcomeUnknown, Overloaded, Reason, Refusal
@@ -517,7 +518,7 @@ async def served(
         wallet=cast(WalletBooks, wallet),  # which are not read: nothing is compared
         notification=notification or MemoryNotification(),
     )
-    edge: Any = Edge(house.application, service="payment", clock=system_clock)
+    edge: Any = Edge(house.application, service="payment", clock=system_clock, large_bodies=LARGE_BODIES)
     started, stop = asyncio.Event(), asyncio.Event()
 
     async def live() -> None:

@@ -21,7 +21,7 @@ from ewallet.plumbing.deadlines import TimeLimit, request_ends_at
 from ewallet.plumbing.http.addresses import TrustedProxies, address_of, came_by_a_stranger, forwarded_chain, peer_of
 from ewallet.plumbing.http.bodies import read_body
 from ewallet.plumbing.http.contract import accepts, public
-from ewallet.plumbing.http.edge import send_problem
+from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES, send_problem
 from ewallet.plumbing.http.operations import Live, is_stopping, metrics_page, status_of_state
 from ewallet.plumbing.http.problems import EXPLANATIONS, REQUEST_ID_SCOPE_KEY, TITLES, refusal_of
 
@@ -77,12 +77,17 @@ class Front:
         if route is None or (route.secret and came_by_a_stranger(scope, self._trusted)):
             return NOTHING_HERE
         address = address_of(scope, self._trusted)
-        if refusal := await self._service.admit(route, address=address, authorization=_authorization(scope)):
+        body_bytes = 0 if route.body_bytes is None else _announced_bytes(scope, route.body_bytes)
+        if refusal := await self._service.admit(
+            route, address=address, authorization=_authorization(scope), body_bytes=body_bytes
+        ):
             return refusal
         body, deadline = None, self._limit.begin()
         try:
             with deadline:
-                body = await read_body(receive)  # so that a service never waits for a slow client
+                body = await read_body(
+                    receive, route.body_bytes or MAXIMUM_BODY_BYTES
+                )  # so that a service never waits for a slow client
                 if route.stream:
                     deadline.lift()
                 else:
@@ -130,6 +135,11 @@ class _Answer:
 def _state(scope: HTTPScope) -> dict[str, Any]:
     """The scope as a plain dictionary, in which our own keys stand beside ASGI's."""
     return scope  # type: ignore[return-value]  # a TypedDict is one
+
+
+def _announced_bytes(scope: HTTPScope, maximum: int) -> int:
+    """How large a body is that may be large; one that does not say so may be as large as can be."""
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), maximum)
 
 
 def _authorization(scope: HTTPScope) -> list[str]:

@@ -8,7 +8,7 @@ from litestar.types import ASGIApp
 
 from ewallet.gateway.api import Front, routes
 from ewallet.gateway.client import Backend, DirectBackend
-from ewallet.gateway.domain import GATEWAY
+from ewallet.gateway.domain import GATEWAY, LARGE_BODIES
 from ewallet.gateway.service import GatewayService
 from ewallet.kernel.clock import Clock, system_clock
 from ewallet.plumbing.http.addresses import trusted_proxies
@@ -53,4 +53,4 @@ def create_app(
         trusted=trusted_proxies(settings.trusted_proxies),
         request_seconds=settings.request_seconds,
     )
-    return Edge(front, service=GATEWAY, clock=clock)
+    return Edge(front, service=GATEWAY, clock=clock, large_bodies=LARGE_BODIES)

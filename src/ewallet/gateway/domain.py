@@ -40,6 +40,12 @@ PUBLIC_PATHS = frozenset(path for _, path in _PUBLIC)
 STREAMS = frozenset({"/notification/stream"})
 """Answers without an end, to which no time limit applies."""
 
+LARGE_BODIES = {"/payment/bulk": 1024 * 1024}
+"""What takes more than the usual body, with the bytes that it takes; a test compares it with the services."""
+
+BYTES_OF_A_REQUEST = 256
+"""A large body counts towards the limits as so many small ones: what a payment takes in one, its key included."""
+
 METRICS = "/metrics"
 FOR_MACHINES = ("/health/", METRICS)
 """Asked by load balancers and Prometheus, which must not lose to a client from the same address."""
@@ -59,6 +65,8 @@ class Route:
     limited: bool
     secret: bool
     """Shown to the operators' own network only."""
+    body_bytes: int | None
+    """The bound of a large body, where it takes one."""
 
 
 @lru_cache(REMEMBERED_ROUTES)
@@ -77,6 +85,7 @@ def route_of(method: str, path: str) -> Route | None:
         stream=path.rstrip("/") in STREAMS,
         limited=not path.startswith(FOR_MACHINES),
         secret=path.startswith(METRICS),
+        body_bytes=LARGE_BODIES.get(path),
     )
 
 
@@ -177,10 +186,11 @@ class RateLimit:
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
 
-    def take(self, caller: str, now: int) -> int:
-        """Count a request at ``now`` (microseconds of a clock that never goes back).
+    def take(self, caller: str, now: int, requests: int = 1) -> int:
+        """Count what is as much as so many requests at ``now`` (microseconds of a clock that never goes back).
 
-        Returns 0 where it may pass, else the whole seconds to wait; a request that may not pass costs nothing.
+        Returns 0 where it may pass, else the whole seconds to wait; what may not pass costs nothing. Many at once pass
+        where one does: their price is the longer wait afterwards.
         """
         if not self._interval:
             return 0
@@ -190,7 +200,7 @@ class RateLimit:
             return -(-too_early // MICROSECONDS_PER_SECOND)
         if len(self._young) >= self._remembered:
             self._old, self._young = self._young, {}
-        self._young[caller] = full_at + self._interval
+        self._young[caller] = full_at + requests * self._interval
         return 0
 
 

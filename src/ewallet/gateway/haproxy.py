@@ -18,6 +18,7 @@ from ewallet.gateway.domain import (
     HOP_BY_HOP,
     IDENTITY,
     IDENTITY_PREFIXES,
+    LARGE_BODIES,
     NOTHING_HERE,
     PUBLIC_PATHS,
     REMEMBERED_CALLERS,
@@ -93,6 +94,8 @@ def configuration(settings: Settings, surroundings: Surroundings) -> str:
         stream_seconds=STREAM_SECONDS,
         errors=_indented(_errors(settings.request_seconds)),
         addresses=_indented(_addresses(settings)),
+        large_paths=_words(LARGE_BODIES),
+        large_bodies=_indented(_large_body(path, size) for path, size in sorted(LARGE_BODIES.items())),
         segments=_words(_SERVICE_BY_SEGMENT),
         own_segments=_words(_segments(GATEWAY)),
         public_paths=_words(PUBLIC_PATHS),
@@ -155,6 +158,12 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _large_body(path: str, maximum_bytes: int) -> str:
+    """The bound of a path that takes large bodies."""
+    over = f"{{ req.hdr(content-length) -m found }} {{ req.hdr_val(content-length) gt {maximum_bytes} }}"
+    return f"http-request return {_answer(too_large(maximum_bytes))} if {{ var(txn.path) -m str {path} }} {over}"
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

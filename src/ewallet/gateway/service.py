@@ -8,6 +8,7 @@ from functools import partial
 from ewallet import __version__
 from ewallet.gateway.client import Backend
 from ewallet.gateway.domain import (
+    BYTES_OF_A_REQUEST,
     GATEWAY,
     SERVICES,
     Document,
@@ -47,14 +48,19 @@ class GatewayService:
         self._per_user = RateLimit(settings.rate_per_user)
         self._document: Document | None = None
 
-    async def admit(self, route: Route, *, address: str, authorization: Sequence[str]) -> Refusal | None:
+    async def admit(
+        self, route: Route, *, address: str, authorization: Sequence[str], body_bytes: int = 0
+    ) -> Refusal | None:
         """Whether a request may go on to its service. The cheapest check comes first: it meets the most abuse.
+
+        ``body_bytes`` is the size of its body, where the route takes large ones: then it counts as several.
 
         Refusals: too-many-requests, invalid-token. Overloaded, OutcomeUnknown: the keys to check a token with cannot
         be had.
         """
         now = self._clock()
-        if route.limited and (seconds := self._per_address.take(address_group(address), now)):
+        requests = max(1, -(-body_bytes // BYTES_OF_A_REQUEST))
+        if route.limited and (seconds := self._per_address.take(address_group(address), now, requests)):
             return too_many("your network address", seconds)
         if route.public:
             return None
@@ -62,7 +68,7 @@ class GatewayService:
         principal = await self._verifier.verify(token) if token else None
         if principal is None:
             return INVALID_TOKEN
-        if seconds := self._per_user.take(principal.subject, now):
+        if seconds := self._per_user.take(principal.subject, now, requests):
             return too_many("you", seconds)
         return None
 

@@ -96,6 +96,19 @@ async def test_the_outermost_edge_names_the_request_and_an_inner_one_lets_it_pas
     assert names.count(b"x-request-id") == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "announced", "status"),
+    [("/things", 65_537, 413), ("/many", 65_537, 500), ("/many", 1_000_000, 500), ("/many", 1_000_001, 413)],
+)
+async def test_only_some_paths_take_a_large_body_and_it_is_bounded_too(path: str, announced: int, status: int) -> None:
+    """What gets through meets an application that breaks."""
+    outermost = Edge(broken, service="test-edge", clock=system_clock, large_bodies={"/many": 1_000_000})
+
+    client = await call(outermost, scope(path, headers=[(b"content-length", b"%d" % announced)]))
+
+    assert client.status == status
+
+
 async def test_two_request_ids_are_none() -> None:
     client = await call(edge(broken), scope(headers=[(b"x-request-id", b"a"), (b"x-request-id", b"b")]))
 

@@ -17,6 +17,9 @@ from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES, too_large
 
 Body = TypeVar("Body")
 
+BODY_BYTES = "body_bytes"
+"""In a handler's ``opt``: the size of the largest body that it takes, where that is not the usual one."""
+
 _decode = msgspec.json.decode
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 _NAMED_FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
@@ -77,10 +80,10 @@ class PlainRequest(Request[Any, Any, Any]):
 
     async def body(self) -> bytes:
         """The whole body, for which Litestar asks once; see :func:`read_body`."""
-        return await read_body(self.receive)
+        return await read_body(self.receive, self.route_handler.opt.get(BODY_BYTES, MAXIMUM_BODY_BYTES))
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(receive: Receive, maximum_bytes: int = MAXIMUM_BODY_BYTES) -> bytes:
     """A request's whole body. Refused: ``content-too-large``, or ``malformed-request`` where it is not complete."""
     body = bytearray()
     while True:
@@ -88,8 +91,8 @@ async def read_body(receive: Receive) -> bytes:
         if message["type"] != "http.request":
             raise Refused(Refusal(Reason.MALFORMED_REQUEST, "The body ended before it was complete."))
         body += message["body"]
-        if len(body) > MAXIMUM_BODY_BYTES:
-            raise Refused(too_large())
+        if len(body) > maximum_bytes:
+            raise Refused(too_large(maximum_bytes))
         if not message["more_body"]:
             return bytes(body)
 

@@ -20,6 +20,8 @@ from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.errors import Reason, Refusal, Refused, invalid
 from ewallet.plumbing import tracing
 from ewallet.plumbing.http.addresses import address_of
+from ewallet.plumbing.http.bodies import BODY_BYTES
+from ewallet.plumbing.http.edge import MAXIMUM_BODY_BYTES
 from ewallet.plumbing.http.problems import REQUEST_ID_SCOPE_KEY, documented_problems
 from ewallet.plumbing.tokens import Verifier, verify_internal
 
@@ -70,12 +72,15 @@ def public(*problems: Reason, produces: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def protected(roles: Collection[Role], *problems: Reason) -> dict[str, Any]:
-    """Arguments for Litestar's route decorators: an endpoint for bearers of a token with one of these roles."""
+def protected(roles: Collection[Role], *problems: Reason, body_bytes: int = MAXIMUM_BODY_BYTES) -> dict[str, Any]:
+    """Arguments for Litestar's route decorators: an endpoint for bearers of a token with one of these roles.
+
+    Where it takes a larger body than others, the edges in front of it must be told, too.
+    """
     return {
         "responses": documented_problems((*_EVERY_ENDPOINT, *_PROTECTED_ENDPOINT, *problems)),
         "security": [{BEARER: []}],
-        "opt": {"roles": frozenset(roles), _ADMIT: _admit_role},
+        "opt": {"roles": frozenset(roles), _ADMIT: _admit_role, BODY_BYTES: body_bytes},
     }
 
 

@@ -6,9 +6,10 @@ inner edge lets the request pass as it is.
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -49,8 +50,12 @@ _REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 class Edge:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app: ASGIApp, *, service: str, clock: Clock) -> None:
+    def __init__(
+        self, app: ASGIApp, *, service: str, clock: Clock, large_bodies: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """``large_bodies`` are the paths that take more than the usual body, with the bytes that they take."""
         self._app = app
+        self._large_bodies = large_bodies
         self._service = service
         self._clock = clock
         self._under_way = 0
@@ -73,7 +78,7 @@ class Edge:
         started = time.perf_counter()
         self._under_way += 1
         try:
-            refusal = out_of_bounds(state)
+            refusal = out_of_bounds(state, self._large_bodies.get(state["path"], MAXIMUM_BODY_BYTES))
             if refusal is not None:
                 await send_problem(state, answer.send, refusal)
             else:
@@ -169,7 +174,7 @@ def headers_of_answer(id_of_request: str) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def out_of_bounds(state: dict[str, Any]) -> Refusal | None:
+def out_of_bounds(state: dict[str, Any], maximum_body_bytes: int) -> Refusal | None:
     """Whether a request's head is larger than we read, or announces a body that is."""
     headers = state["headers"]
     if sum(len(name) + len(value) for name, value in headers) > MAXIMUM_HEADER_BYTES:
@@ -179,8 +184,8 @@ def out_of_bounds(state: dict[str, Any]) -> Refusal | None:
     length = next((value for name, value in headers if name == b"content-length"), b"0")
     if not length.isdigit():
         return Refusal(Reason.MALFORMED_REQUEST, "Content-Length is not a number.")
-    if int(length) > MAXIMUM_BODY_BYTES:
-        return too_large()
+    if int(length) > maximum_body_bytes:
+        return too_large(maximum_body_bytes)
     return None
 
 
@@ -194,9 +199,9 @@ def uri_too_long() -> Refusal:
     return Refusal(Reason.URI_TOO_LONG, f"The address is over {MAXIMUM_URI_BYTES} bytes.")
 
 
-def too_large() -> Refusal:
+def too_large(maximum_bytes: int = MAXIMUM_BODY_BYTES) -> Refusal:
     """A body over the bound."""
-    return Refusal(Reason.CONTENT_TOO_LARGE, f"The body is over {MAXIMUM_BODY_BYTES} bytes.")
+    return Refusal(Reason.CONTENT_TOO_LARGE, f"The body is over {maximum_bytes} bytes.")
 
 
 async def send_problem(state: dict[str, Any], send: Send, refusal: Refusal) -> None:

@@ -116,7 +116,7 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "Accept application/json and application/problem+json, or leave the header out.",
     ),
     Reason.CONTENT_TOO_LARGE: Explanation(
-        "The body is over 64 KiB, which no call needs.",
+        "The body is over 64 KiB, which no call needs but the one for payments in bulk, which takes 1 MiB.",
         "Send less. Nothing was done.",
     ),
     Reason.URI_TOO_LONG: Explanation(
@@ -313,11 +313,17 @@ def refusal_of(error: Exception) -> Refusal:
             return Refusal(Reason.INTERNAL_ERROR, "Something is broken on our side. Quote the request id.")
 
 
-def render_error(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
-    """Litestar's exception handler for everything."""
+def logged_refusal_of(error: Exception) -> Refusal:
+    """:func:`refusal_of`; a bug is put into the log."""
     refusal = refusal_of(error)
     if refusal.reason is Reason.INTERNAL_ERROR:
         log.error("request.failed", exc_info=error)
+    return refusal
+
+
+def render_error(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    """Litestar's exception handler for everything."""
+    refusal = logged_refusal_of(error)
     # Litestar spells the header so.
     allow = error.headers.get("allow") if isinstance(error, HTTPException) and error.headers else None
     return problem_response(request, refusal, {"Allow": allow} if allow else None)
