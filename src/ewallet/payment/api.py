@@ -8,14 +8,19 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from ewallet.kernel.caller import Role
 from ewallet.kernel.clock import parse_rfc3339
-from ewallet.kernel.errors import Reason, Refusal, Refused, invalid, unwrap
+from ewallet.kernel.errors import InvariantBroken, Reason, Refusal, Refused, invalid, unwrap
 from ewallet.payment.domain.payments import PaymentStatus
 from ewallet.payment.messages import (
+    MAXIMUM_BULK_BYTES,
     AuditTrail,
+    BulkItem,
+    BulkOutcome,
     CapturePayment,
     InitiatePayment,
+    PayInBulk,
     Payment,
     PaymentHistory,
+    PaymentInBulk,
     PaymentList,
     Quote,
     QuotePayment,
@@ -36,8 +41,9 @@ from ewallet.plumbing.http.contract import (
     idempotency_key,
     moving_money,
     protected,
+    request_id_of,
 )
-from ewallet.plumbing.http.problems import problem_response
+from ewallet.plumbing.http.problems import logged_refusal_of, problem, problem_response
 
 Status = Annotated[PaymentStatus | None, QueryParameter(description="only payments in this state")]
 From = Annotated[
@@ -89,6 +95,18 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
         A refused payment is kept: its problem has `transactionId` and `failureReason`.
         """
         return _answer(request, unwrap(await service.initiate(caller_of(request), data, idempotency_key(request))))
+
+    @post("/payment/bulk", status_code=200, **protected({Role.CUSTOMER}, body_bytes=MAXIMUM_BULK_BYTES))
+    async def pay_in_bulk(request: Request[Any, Any, Any], data: JSONBody[PayInBulk]) -> Response[BulkOutcome]:
+        """Up to a thousand payments from the caller's own wallet in one call, each for itself.
+
+        Each has an idempotency key of its own, and is what `POST /payment/initiate` with that key would be: whatever
+        was not answered, or refused for now (`503`, `504`), is asked for again by the same call, or alone, and is paid
+        once. The header `Idempotency-Key` means nothing here.
+        """
+        outcomes = await service.initiate_each(caller_of(request), data.payments)
+        items = [_bulk_item(request, *each) for each in zip(data.payments, outcomes, strict=True)]
+        return JsonAnswer(BulkOutcome(items=items), headers={})
 
     @post("/payment/quote", status_code=200, **protected({Role.CUSTOMER}))
     async def quote_payment(request: Request[Any, Any, Any], data: JSONBody[QuotePayment]) -> Quote:
@@ -184,6 +202,7 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
 
     return [
         initiate_payment,
+        pay_in_bulk,
         quote_payment,
         capture_payment,
         void_payment,
@@ -202,6 +221,24 @@ def _answer(request: Request[Any, Any, Any], answered: Answered) -> Response[Any
     if isinstance(answered.answer, Refusal):
         return problem_response(request, answered.answer, headers)
     return JsonAnswer(answered.answer, headers=headers)
+
+
+def _bulk_item(
+    request: Request[Any, Any, Any], order: PaymentInBulk, outcome: Answered | Refusal | Exception
+) -> BulkItem:
+    """One place in the answer to many payments."""
+    key, replayed = order.idempotency_key, isinstance(outcome, Answered) and outcome.replayed
+    match outcome:
+        case Answered(answer=Payment() as payment):
+            return BulkItem(idempotency_key=key, status=201, replayed=replayed, payment=payment)
+        case Answered(answer=Refusal() as refusal) | (Refusal() as refusal):
+            pass
+        case Exception():
+            refusal = logged_refusal_of(outcome)
+        case _:
+            raise InvariantBroken(f"a payment was answered with {outcome.answer}")
+    document = problem(refusal, instance=request.url.path, request_id=request_id_of(request))
+    return BulkItem(idempotency_key=key, status=refusal.status, replayed=replayed, problem=document)
 
 
 def _moment(parameter: str, text: str | None) -> int | None:

@@ -1,5 +1,6 @@
 """Payment's use cases: what can be asked of it. What moves money goes through the saga (``saga.py``)."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Row
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import Clock, rfc3339
-from ewallet.kernel.errors import Reason, Refusal, invalid, not_found
+from ewallet.kernel.errors import Overloaded, Reason, Refusal, invalid, not_found
 from ewallet.kernel.ids import ID_PATTERN, is_id, new_id
 from ewallet.kernel.money import Money, is_currency
 from ewallet.payment import messages, store
@@ -20,7 +21,7 @@ from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.domain.operations import ALL_THAT_IS_LEFT, Intent, Kind, Operation
 from ewallet.payment.domain.payments import Charge, Payment, PaymentStatus
 from ewallet.payment.saga import REQUEST_SECONDS, Saga, outcome_of_copy
-from ewallet.plumbing.batching import Gatherer
+from ewallet.plumbing.batching import MAXIMUM_BATCH, Gatherer
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.wallet.client import WalletClient
@@ -58,6 +59,13 @@ class Request:
         return own_id if self.key is None else payments.identity_of(self.caller.subject, self.key)
 
 
+UNDER_WAY_IN_BULK = MAXIMUM_BATCH
+"""Payments of one call that are under way at once: as many as fill a batch, so that others find a place in the next."""
+
+BULKS_AT_ONCE = 4
+"""Calls in bulk at once in one process; a fifth would only make all of them slower."""
+
+
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -81,6 +89,7 @@ class PaymentService:
         self._hold_seconds = hold_seconds
         self._clock = clock
         self._looks = Gatherer(self._look, name="payment-looks")
+        self._bulks = 0
         self.saga = Saga(database, wallet, clock=clock, events_added=events_added, request_seconds=request_seconds)
 
     # --- paying ---------------------------------------------------------------------------------------------------
@@ -99,6 +108,30 @@ class PaymentService:
         if isinstance(fee, Refusal):
             return await self._earlier_answer(request) or fee
         return await self._carried_out(Intent(self._new_payment(request, order, fee)), caller)
+
+    async def initiate_each(
+        self, caller: Caller, orders: Sequence[messages.PaymentInBulk]
+    ) -> list[Answered | Refusal | Exception]:
+        """Many payments, begun in their order, each for itself: what :meth:`initiate` returns or raises for each.
+
+        Overloaded is raised where as many such calls as this process takes are under way; nothing has been begun.
+        """
+        if self._bulks >= BULKS_AT_ONCE:
+            raise Overloaded("as many payments in bulk are under way as this process takes")
+        places = asyncio.Semaphore(UNDER_WAY_IN_BULK)
+
+        async def initiate(order: messages.PaymentInBulk) -> Answered | Refusal | Exception:
+            async with places:
+                try:
+                    return await self.initiate(caller, order.alone, order.idempotency_key)
+                except Exception as error:  # noqa: BLE001  # whatever became of this one, the others have answers
+                    return error
+
+        self._bulks += 1
+        try:
+            return await asyncio.gather(*map(initiate, orders))
+        finally:
+            self._bulks -= 1
 
     async def quote(self, caller: Caller, order: messages.QuotePayment) -> messages.Quote | Refusal:
         """What a payment would cost and whether it would succeed right now. Refused with ``validation-error``."""
