@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from ewallet.kernel.caller import Caller
 from ewallet.kernel.errors import OutcomeUnknown, Reason, Refusal
 from ewallet.kernel.ids import derived_id
-from ewallet.notification import service as notification_service
+from ewallet.notification.service import NotificationService
 from ewallet.payment import saga as payment_saga
 from ewallet.payment import store as payment_store
 from ewallet.payment.domain import postings
@@ -233,12 +233,12 @@ def an_event_is_written_after_the_commit() -> None:
 @mutant
 def an_event_is_not_known_again() -> None:
     """A notification's id is a new one each time, so that an event that comes again is told again."""
-    notifications = notification_service._notifications
+    notifications = NotificationService._notifications
 
-    def anew(told: Event) -> list[Any]:
-        return [each._replace(id=f"ntf_{secrets.token_hex(13)}") for each in notifications(told)]
+    def anew(self: NotificationService, told: Event) -> list[Any]:
+        return [each._replace(id=f"ntf_{secrets.token_hex(13)}") for each in notifications(self, told)]
 
-    _patch(notification_service, "_notifications", anew)
+    _patch(NotificationService, "_notifications", anew)
 
 
 @mutant

@@ -14,7 +14,7 @@ def test_the_demo_shows_what_came_to_whom_by_which_way() -> None:
 
     assert ended.returncode == 0, ended.stderr
     shown = ended.stdout
-    for title in ("You paid 12.50 USD", "Your payment of 1000.00 USD failed", "You got 5.00 USD back"):
+    for title in ("You paid $12.50", "Your payment of $1,000.00 failed", "You got $5.00 back"):
         assert shown.count(title) == 2, shown  # in the inbox and by e-mail
     for event in ("payment.succeeded", "payment.failed", "payment.refunded"):
         assert shown.count(event) == 1, shown  # by webhook

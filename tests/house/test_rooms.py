@@ -27,6 +27,7 @@ ROOMS_OF_ONE_SERVICE = {
     ("payment", "saga.py"),  # the steps that carry money, apart from what can be asked for
     ("notification", "senders"),  # the ways out of the platform
     ("notification", "contacts.py"),  # how people are told beside their inbox
+    ("notification", "templates"),  # what people are told, in their languages
     ("notification", "webhooks.py"),  # merchants' endpoints, apart from the inboxes
 }
 

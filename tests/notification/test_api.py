@@ -46,7 +46,7 @@ async def test_a_notification_has_the_members_of_the_contract(platform: Platform
     assert item.pop("notificationId").startswith("ntf_")
     assert item == {
         "event": "payment.succeeded",
-        "title": "You paid 12.50 USD",
+        "title": "You paid $12.50",
         "body": f"To {MERCHANT} for order-17.",
         "data": event.data,
         "readAt": None,

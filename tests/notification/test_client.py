@@ -57,8 +57,8 @@ async def test_each_recipient_is_told_once_however_often_the_event_comes(
     assert list(await client.deliver([event, event])) == []
     assert list(await client.deliver([event])) == []
 
-    assert await titles(service, CUSTOMER) == ["You paid 12.50 USD"]
-    assert await titles(service, MERCHANT) == ["You received 12.25 USD"]
+    assert await titles(service, CUSTOMER) == ["You paid $12.50"]
+    assert await titles(service, MERCHANT) == ["You received $12.25"]
 
 
 async def test_a_poison_event_comes_back_and_the_others_are_told(
@@ -71,7 +71,7 @@ async def test_a_poison_event_comes_back_and_the_others_are_told(
     undeliverable = await client.deliver([payment_event(), unknown, no_part, payment_event("payment.failed")])
 
     assert {one.event_id for one in undeliverable} == {unknown.id, no_part.id}
-    assert await titles(service, CUSTOMER) == ["Your payment of 12.50 USD failed", "You paid 12.50 USD"]
+    assert await titles(service, CUSTOMER) == ["Your payment of $12.50 failed", "You paid $12.50"]
 
 
 async def test_what_comes_behind_a_poison_event_of_the_same_key_is_not_told_before_it(

@@ -15,6 +15,7 @@ from tests.support.notification import CUSTOMER, MERCHANT, bearer, new_house, pa
 
 PREFERENCES = "/notification/preferences"
 ADA, SHOP = "ada@example.com", "shop@example.com"
+IN_GERMAN = "Sie haben 12,50\N{NO-BREAK SPACE}$ bezahlt"
 
 
 class Platform:
@@ -67,10 +68,10 @@ async def test_each_side_gets_its_own_mail_once(database_url: str) -> None:
         await platform.service.deliver([payment_event("payment.failed")])
 
         assert sorted(await platform.mailed(4)) == [
-            (ADA, "You paid 12.50 USD"),
-            (ADA, "Your payment of 12.50 USD failed"),
-            (SHOP, "A payment of 12.50 USD to you failed"),
-            (SHOP, "You received 12.25 USD"),
+            (ADA, "You paid $12.50"),
+            (ADA, "Your payment of $12.50 failed"),
+            (SHOP, "A payment of $12.50 to you failed"),
+            (SHOP, "You received $12.25"),
         ]
 
 
@@ -79,34 +80,55 @@ async def test_who_has_said_nothing_gets_no_mail(platform: Platform) -> None:
 
     await platform.service.deliver([payment_event()])
 
-    assert await platform.mailed(1) == [(SHOP, "You received 12.25 USD")]
+    assert await platform.mailed(1) == [(SHOP, "You received $12.25")]
     answer = await platform.http.get(PREFERENCES, headers=bearer(CUSTOMER))
-    assert answer.json() == {"email": None, "emailEvents": None}
+    assert answer.json() == {"email": None, "emailEvents": None, "locale": None}
 
 
 async def test_only_events_that_were_asked_for_are_mailed_and_those_about_security_always(platform: Platform) -> None:
     assert await platform.wants(CUSTOMER, email=ADA, emailEvents=["payment.failed"]) == {
         "email": ADA,
         "emailEvents": ["payment.failed"],
+        "locale": None,
     }
 
     await platform.service.deliver([payment_event(), payment_event("payment.failed"), frozen()])
 
     assert sorted(await platform.mailed(2)) == [
-        (ADA, "Your payment of 12.50 USD failed"),
+        (ADA, "Your payment of $12.50 failed"),
         (ADA, "Your wallet is frozen"),
     ]
 
 
 async def test_preferences_are_replaced_as_a_whole(platform: Platform) -> None:
     await platform.wants(CUSTOMER, email=ADA, emailEvents=[])
-    assert await platform.wants(CUSTOMER) == {"email": None, "emailEvents": None}
+    assert await platform.wants(CUSTOMER) == {"email": None, "emailEvents": None, "locale": None}
 
     await platform.service.deliver([frozen()])
     await platform.wants(CUSTOMER, email=ADA)
     await platform.service.deliver([payment_event()])
 
-    assert await platform.mailed(1) == [(ADA, "You paid 12.50 USD")]
+    assert await platform.mailed(1) == [(ADA, "You paid $12.50")]
+
+
+async def test_inbox_and_mail_speak_the_language_that_was_chosen(database_url: str) -> None:
+    async with platform_on(database_url) as platform:
+        await platform.wants(CUSTOMER, email=ADA, locale="de")
+        await platform.wants(MERCHANT, email=SHOP)
+
+        await platform.service.deliver([payment_event()])
+
+        assert sorted(await platform.mailed(2)) == [(ADA, IN_GERMAN), (SHOP, "You received $12.25")]
+        html = platform.office.messages[0].get_body(("html",)), platform.office.messages[1].get_body(("html",))
+        assert sorted(part.get_content().splitlines()[1] for part in html if part) == [
+            '<html lang="de">',
+            '<html lang="en">',
+        ]
+        inbox = await platform.http.get("/notification", headers=bearer(CUSTOMER))
+        assert [item["title"] for item in inbox.json()["items"]] == [IN_GERMAN]
+        await platform.wants(CUSTOMER)
+        inbox = await platform.http.get("/notification", headers=bearer(CUSTOMER))
+        assert [item["title"] for item in inbox.json()["items"]] == ["You paid $12.50"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +142,7 @@ async def test_preferences_are_replaced_as_a_whole(platform: Platform) -> None:
         ({"email": "ada@example.com,bob@example.com"}, "/email"),
         ({"email": "a" * 250 + "@example.com"}, "/email"),
         ({"emailEvents": ["payment.exploded"]}, "/emailEvents/0"),
+        ({"locale": "xx"}, "/locale"),
         ({"sms": "+43"}, "/sms"),
     ],
 )
@@ -139,6 +162,8 @@ def test_wrong_settings_are_named_at_the_start(sqlite_url: str) -> None:
     for settings, named in (
         ({"smtp_url": "smtp://mail.example"}, "EWALLET_EMAIL_FROM"),
         ({"webhook_allowed_addresses": "nowhere"}, "EWALLET_WEBHOOK_ALLOWED_ADDRESSES"),
+        ({"locale": "xx"}, "EWALLET_LOCALE"),
+        ({"templates": "nowhere"}, "EWALLET_TEMPLATES"),
     ):
         with pytest.raises(SettingsError, match=named):
             new_house(sqlite_url, **settings)

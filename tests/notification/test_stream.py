@@ -21,6 +21,7 @@ from ewallet.plumbing.http.streams import EndingStreams
 from ewallet.plumbing.migrations import migrate
 from tests.support.notification import (
     CUSTOMER,
+    LANGUAGES,
     MERCHANT,
     bearer,
     caller,
@@ -278,7 +279,7 @@ async def unserved(url: str, clock: Clock = system_clock) -> AsyncIterator[Notif
     migrate("notification", url)
     database = open_database(url, "notification")
     try:
-        yield NotificationService(database, clock=clock)
+        yield NotificationService(database, languages=LANGUAGES, clock=clock)
     finally:
         database.close()
 

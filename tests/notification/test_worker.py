@@ -12,7 +12,7 @@ from ewallet.notification.service import NotificationService
 from ewallet.notification.worker import Watch
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.migrations import migrate
-from tests.support.notification import CUSTOMER, MERCHANT, STRANGER, payment_event
+from tests.support.notification import CUSTOMER, LANGUAGES, MERCHANT, STRANGER, payment_event
 from tests.support.plumbing import opened
 
 
@@ -26,7 +26,7 @@ def database(sqlite_url: str) -> Iterator[Database]:
 @pytest.fixture
 def other_process(database: Database) -> NotificationService:
     """A service whose own listeners are not ours: it cannot wake them."""
-    return NotificationService(database, clock=system_clock)
+    return NotificationService(database, languages=LANGUAGES, clock=system_clock)
 
 
 def listen(listeners: Listeners, user: str) -> Listener:

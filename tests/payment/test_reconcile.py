@@ -40,6 +40,7 @@ from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import MoveMoney
 from ewallet.wallet.service import WalletService
 from ewallet.wallet.store import accounts, groups, keys
+from tests.support.notification import LANGUAGES
 from tests.support.payment import (
     ADMIN,
     CUSTOMER,
@@ -145,7 +146,7 @@ class World:
 async def world(folder: Path, now: int = NOW) -> AsyncIterator[World]:
     clock = TickingClock(now)
     databases = {service: open_database(f"sqlite:///{folder / service}", service) for service in SERVICES}
-    notification = NotificationService(databases["notification"], clock=clock)
+    notification = NotificationService(databases["notification"], languages=LANGUAGES, clock=clock)
     wallet = WalletService(databases["wallet"], clock=clock, receiver=notification)
     payment = PaymentService(
         databases["payment"],

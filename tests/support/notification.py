@@ -18,6 +18,7 @@ from ewallet.kernel.clock import system_clock
 from ewallet.kernel.ids import derived_id, new_id
 from ewallet.notification.app import create_app
 from ewallet.notification.service import NotificationService
+from ewallet.notification.templates import load_languages
 from ewallet.plumbing.http.application import House
 from ewallet.plumbing.http.edge import Edge
 from ewallet.plumbing.migrations import migrate
@@ -29,6 +30,7 @@ NOW = 1_790_000_000_000_000
 INTERNAL_SECRET = "a secret that only the services of this test know"
 KEY = generate_private_key(SECP256R1())
 KEY_ID = "key-1"
+LANGUAGES = load_languages("", "en")
 
 CUSTOMER = new_id("usr", NOW)
 MERCHANT = new_id("usr", NOW)

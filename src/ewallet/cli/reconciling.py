@@ -12,6 +12,7 @@ from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Refused
 from ewallet.kernel.money import Money
 from ewallet.notification.client import HttpNotification
 from ewallet.notification.service import NotificationService
+from ewallet.notification.templates import load_languages
 from ewallet.payment.reconcile import Reconciliation
 from ewallet.payment.saga import REQUEST_SECONDS, Saga
 from ewallet.plumbing.http.doors import Door
@@ -49,7 +50,8 @@ async def _notification(settings: Settings, stack: AsyncExitStack) -> Receiver:
     if settings.notification_url:
         return HttpNotification(await _door(settings, "notification", stack))
     database = stack.enter_context(opened(settings, "notification"))
-    return NotificationService(database, clock=system_clock)
+    languages = load_languages(settings.templates, settings.locale)
+    return NotificationService(database, languages=languages, clock=system_clock)
 
 
 async def _wallet(settings: Settings, receiver: Receiver, stack: AsyncExitStack) -> WalletBooks:

@@ -17,6 +17,7 @@ from ewallet.notification.senders.mail import MailSender, MailServer, MailWrong
 from ewallet.notification.senders.outside import Outside, system_resolver
 from ewallet.notification.senders.webhooks import WebhookSender
 from ewallet.notification.service import NotificationService
+from ewallet.notification.templates import load_languages, load_layouts
 from ewallet.notification.webhooks import Webhooks
 from ewallet.notification.worker import PAUSE_SECONDS, PROLONG_SECONDS, Dispatcher, Watch
 from ewallet.plumbing.database import open_database
@@ -32,18 +33,19 @@ def create_app(
 ) -> House[NotificationService]:
     """Notification on its migrated database, which closes with the application's lifespan.
 
-    SettingsError: the mail server or what may be called outside cannot be understood.
+    SettingsError: the mail server, the templates or what may be called outside cannot be understood.
     """
     outside = Outside(_address_rules(settings), system_resolver())
     mail_server = _mail_server(settings)
+    languages, layouts = load_languages(settings.templates, settings.locale), load_layouts(settings.templates)
     database = open_database(settings.database_url("notification"), "notification")
-    service = NotificationService(database, clock=clock, mails=mail_server is not None)
+    service = NotificationService(database, languages=languages, clock=clock, mails=mail_server is not None)
     watch = Watch(database, service.listeners)
     figures = Figures(database, store.figures, clock)
     sender = WebhookSender(outside, per_second=settings.webhook_rate_per_host, clock=clock)
     senders: dict[str, Sender] = {store.WEBHOOK: sender}
     if mail_server is not None:
-        senders[store.EMAIL] = MailSender(mail_server, clock=clock)
+        senders[store.EMAIL] = MailSender(mail_server, layouts=layouts, clock=clock)
     dispatcher = Dispatcher(
         database,
         senders,
@@ -59,6 +61,7 @@ def create_app(
         plain_http=settings.environment == "development",
         deliveries_added=service.deliveries_added.set,
     )
+    contacts = Contacts(database, locales=languages.by_locale, clock=clock)
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
@@ -82,7 +85,7 @@ def create_app(
 
     application = service_application(
         name="notification",
-        routes=routes(service, webhooks, Contacts(database, clock=clock)),
+        routes=routes(service, webhooks, contacts),
         verifier=verifier,
         internal_secret=internal_secret,
         lifespan=[lifespan],

@@ -43,12 +43,17 @@ MailedEvents = Annotated[
     Meta(max_length=50, description="the events that are mailed, beside those about security; left out: all"),
 ]
 
+LocaleName = Annotated[
+    str, Meta(max_length=32, description="the language of inbox and e-mail, such as `de`; null: the platform's")
+]
+
 
 class Preferences(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """How a user is told beside the inbox, which has everything. Events about security are always mailed."""
 
     email: Email | None = None
     email_events: MailedEvents | None = None
+    locale: LocaleName | None = None
 
 
 # --- webhooks -----------------------------------------------------------------------------------------------------

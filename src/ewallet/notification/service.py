@@ -16,7 +16,7 @@ from ewallet.kernel.errors import Refusal, invalid, not_found
 from ewallet.kernel.ids import derived_id, is_id
 from ewallet.notification import store
 from ewallet.notification.contacts import new_mails
-from ewallet.notification.domain.words import Unrenderable, render
+from ewallet.notification.domain.words import Languages, Text, Unrenderable
 from ewallet.notification.messages import Addressed, Notification, NotificationList
 from ewallet.notification.senders.streams import Listener, Listeners
 from ewallet.notification.webhooks import endpoints_of, new_deliveries
@@ -47,8 +47,9 @@ _Telling = tuple[Event, Sequence[store.NewNotification]]
 class NotificationService:
     """The inboxes and their streams; satisfies ``NotificationClient`` for services in this process."""
 
-    def __init__(self, database: Database, *, clock: Clock, mails: bool = False) -> None:
+    def __init__(self, database: Database, *, languages: Languages, clock: Clock, mails: bool = False) -> None:
         self._database = database
+        self._languages = languages
         self._clock = clock
         self._mails = mails
         self._batcher: Batcher[_Telling, bool] = Batcher(database, self._tell)
@@ -87,7 +88,7 @@ class NotificationService:
 
     def _enqueue(self, event: Event) -> asyncio.Future[bool]:
         """Have an event's notifications stored, in the trace of what caused it. Unrenderable: not in words."""
-        notifications = _notifications(event)
+        notifications = self._notifications(event)
         span = tracing.begun(
             "notification", "notification.store", parent=event.trace, links=(tracing.here(),), kind=SpanKind.CONSUMER
         )
@@ -117,11 +118,14 @@ class NotificationService:
         Refused with ``validation-error`` for a cursor that is none.
         """
         before = decode_cursor(cursor, Position)[0] if cursor is not None else None
-        rows = await self._database.reading(
-            lambda tx: store.page(tx, caller.subject, unread=unread, before=before, limit=limit + 1)
+        rows, locale = await self._database.reading(
+            lambda tx: (
+                store.page(tx, caller.subject, unread=unread, before=before, limit=limit + 1),
+                store.locale_of(tx, caller.subject),
+            )
         )
         return NotificationList(
-            items=[_notification(row) for row in rows[:limit]],
+            items=[self._notification(row, locale) for row in rows[:limit]],
             next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
         )
 
@@ -141,13 +145,15 @@ class NotificationService:
         heartbeat. Refused with ``validation-error`` where ``after`` is none of the caller's notifications,
         ``too-many-requests`` where the caller has too many streams.
         """
-        place = await self._database.reading(lambda tx: _starting_place(tx, caller.subject, after))
+        place, locale = await self._database.reading(
+            lambda tx: (_starting_place(tx, caller.subject, after), store.locale_of(tx, caller.subject))
+        )
         if place is None:
             return invalid("Last-Event-ID", "This is not the id of one of your notifications.")
         listener = self.listeners.open(caller.subject)
         if isinstance(listener, Refusal):
             return listener
-        return self._follow(caller.subject, listener, place, until)
+        return self._follow(caller.subject, listener, place, until, locale)
 
     def _tell(self, tx: Connection, tellings: Sequence[_Telling]) -> Sequence[bool]:
         """Store what is new, with what leaves the platform because of it; whether any of that is an event's."""
@@ -163,23 +169,23 @@ class NotificationService:
         """What goes out of the platform because of the new ones among these notifications."""
         users = {note.user_id for _, notes in tellings for note in notes}
         endpoints = endpoints_of(tx, users)
-        addresses = store.mailed(tx, users) if self._mails else {}
-        if not endpoints and not addresses:
+        mailboxes = store.mailed(tx, users) if self._mails else {}
+        if not endpoints and not mailboxes:
             return ()
         # By id, because an event may be twice in a batch.
         told = {note.id: store.Told(event, note) for event, notes in tellings for note in notes if note.id in new}
         now = self._clock()
-        return new_deliveries(endpoints, told.values(), now) + new_mails(addresses, told.values(), now)
+        return new_deliveries(endpoints, told.values(), now) + new_mails(mailboxes, told.values(), self._languages, now)
 
     async def _follow(
-        self, user_id: str, listener: Listener, place: int, until: int
+        self, user_id: str, listener: Listener, place: int, until: int, locale: str | None
     ) -> AsyncIterator[Notification | None]:
         """Read what the database has, then wait for a wake: what is told never depends on what a process remembers."""
         try:
             while (microseconds_left := until - self._clock()) > 0:
                 rows = await self._database.reading(lambda tx: store.following(tx, user_id, place, limit=STREAM_PAGE))  # noqa: B023  # awaited in the same round
                 for row in rows:
-                    yield _notification(row)
+                    yield self._notification(row, locale)
                     place = row.sequence
                 if not rows and not await listener.news(
                     min(HEARTBEAT_SECONDS, microseconds_left / MICROSECONDS_PER_SECOND)
@@ -188,24 +194,39 @@ class NotificationService:
         finally:
             self.listeners.close(user_id, listener)
 
+    def _notifications(self, event: Event) -> list[store.NewNotification]:
+        """The notifications of one event, the same ones every time. Unrenderable: it cannot be put into words."""
+        data = encode(event.data).decode()
+        memo = encode(event.memo).decode() if event.memo is not None else None
+        return [
+            store.NewNotification(
+                id=_notification_id(event.id, recipient),
+                user_id=recipient,
+                event=event.name,
+                title=text.title,
+                body=text.body,
+                data=data,
+                created_at=event.occurred_at,
+                memo=memo,
+            )
+            for recipient, text in self._languages.tell(event.name, event.data, event.recipients).items()
+        ]
 
-def _notifications(event: Event) -> list[store.NewNotification]:
-    """The notifications of one event, the same ones every time. Unrenderable: it cannot be put into words."""
-    data = encode(event.data).decode()
-    memo = encode(event.memo).decode() if event.memo is not None else None
-    return [
-        store.NewNotification(
-            id=_notification_id(event.id, recipient),
-            user_id=recipient,
-            event=event.name,
+    def _notification(self, row: Row[Any], locale: str | None) -> Notification:
+        """A notification as its owner reads it: in the language that the owner has chosen since."""
+        data = _decode(row.data)
+        text = self._languages.translated(
+            Text(row.title, row.body), locale, event=row.event, data=data, reader=row.user_id
+        )
+        return Notification(
+            notification_id=row.id,
+            event=row.event,
             title=text.title,
             body=text.body,
             data=data,
-            created_at=event.occurred_at,
-            memo=memo,
+            read_at=None if row.read_at is None else rfc3339(row.read_at),
+            created_at=rfc3339(row.created_at),
         )
-        for recipient, text in render(event.name, event.data, event.recipients).items()
-    ]
 
 
 def _notification_id(event_id: str, recipient: str) -> str:
@@ -216,15 +237,3 @@ def _starting_place(tx: Connection, user_id: str, after: str | None) -> int | No
     if after is None:
         return store.last_place(tx)
     return store.place_of(tx, user_id, after) if is_id(after, "ntf") else None
-
-
-def _notification(row: Row[Any]) -> Notification:
-    return Notification(
-        notification_id=row.id,
-        event=row.event,
-        title=row.title,
-        body=row.body,
-        data=_decode(row.data),
-        read_at=None if row.read_at is None else rfc3339(row.read_at),
-        created_at=rfc3339(row.created_at),
-    )

@@ -98,6 +98,7 @@ preferences = table(
     Column("email", SHORT_TEXT, nullable=True),
     # A JSON list of the events that are mailed; null for all.
     Column("email_events", LONG_TEXT, nullable=True),
+    Column("locale", IDENTIFIER, nullable=True),
     Column("updated_at", INTEGER, nullable=False),
 )
 
@@ -305,15 +306,32 @@ def preferences_of(tx: Connection, user_id: str) -> Row[Any] | None:
     return tx.execute(select(preferences).where(preferences.c.user_id == user_id)).first()
 
 
-def set_preferences(tx: Connection, user_id: str, *, email: str | None, email_events: str | None, now: int) -> None:
+def set_preferences(
+    tx: Connection, user_id: str, *, email: str | None, email_events: str | None, locale: str | None, now: int
+) -> None:
     """Replace what a user has said."""
-    upsert_rows(tx, preferences, [(user_id, email, email_events, now)], update=("email", "email_events", "updated_at"))
+    said = ("email", "email_events", "locale", "updated_at")
+    upsert_rows(tx, preferences, [(user_id, email, email_events, locale, now)], update=said)
 
 
-def mailed(tx: Connection, user_ids: Collection[str]) -> Mapping[str, tuple[str, str | None]]:
-    """The address, and the events that are mailed to it, of those of these users who have one."""
-    rows = statements.rows_in(tx, preferences, "user_id", user_ids, columns=("user_id", "email", "email_events"))
-    return {user_id: (email, events) for user_id, email, events in rows if email is not None}
+def locale_of(tx: Connection, user_id: str) -> str | None:
+    """The locale that a user has chosen, if any."""
+    return tx.execute(select(preferences.c.locale).where(preferences.c.user_id == user_id)).scalar_one_or_none()
+
+
+class Mailbox(NamedTuple):
+    """Where a user's e-mail goes; ``events`` in JSON, None for all; None for a locale that was not chosen."""
+
+    address: str
+    events: str | None
+    locale: str | None
+
+
+def mailed(tx: Connection, user_ids: Collection[str]) -> Mapping[str, Mailbox]:
+    """The mailboxes of those of these users who have one."""
+    columns = ("user_id", "email", "email_events", "locale")
+    rows = statements.rows_in(tx, preferences, "user_id", user_ids, columns=columns)
+    return {user_id: Mailbox(email, *rest) for user_id, email, *rest in rows if email is not None}
 
 
 # --- deliveries ---------------------------------------------------------------------------------------------------

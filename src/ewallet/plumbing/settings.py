@@ -140,6 +140,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         described("mail server, as `smtp://user:password@host:587` or `smtps://host:465`; empty: no e-mail is sent"),
     ] = ""
     email_from: Annotated[str, described("sender of e-mail, as `Shop <payments@shop.example>`")] = ""
+    templates: Annotated[
+        str, described("folder of templates laid over the built-in ones: `en.toml`, `mail.html` and so on")
+    ] = ""
+    locale: Annotated[str, described("language of whoever has chosen none; there are `en` and `de`")] = "en"
     webhook_rate_per_host: Annotated[Rate, described("webhooks per second to one host, 0 for no limit")] = 200
     auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
     wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""

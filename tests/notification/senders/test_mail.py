@@ -9,15 +9,17 @@ from ewallet.kernel.clock import system_clock
 from ewallet.notification.domain.deliveries import Outcome, Verdict
 from ewallet.notification.senders import Parcel
 from ewallet.notification.senders.mail import Mail, MailSender, MailServer, MailWrong
+from ewallet.notification.templates import load_layouts
 from ewallet.plumbing.json import encode
 from tests.notification.senders.test_webhooks import certificate
 from tests.support.mail import PASSWORD, USER, post_office
 
+LAYOUTS = load_layouts("")
 SENDER = "Shop <payments@shop.example>"
 
 
 def parcel(*, to: str = "ada@example.com", text: str = "To usr_1 for <b>Ærø</b> & co.") -> Parcel:
-    mail = Mail(to=to, subject="You paid 12.50 USD", text=text)
+    mail = Mail(to=to, subject="You paid 12.50 USD", text=text, locale="en")
     return Parcel(event_id="dlv_1", event="payment.succeeded", payload=encode(mail).decode(), address="", secrets=())
 
 
@@ -29,7 +31,7 @@ def server(url: str) -> MailServer:
 
 async def test_a_message_arrives_with_a_text_and_an_html_part() -> None:
     async with post_office() as office:
-        outcome = await MailSender(server(office.url), clock=system_clock).send(parcel())
+        outcome = await MailSender(server(office.url), layouts=LAYOUTS, clock=system_clock).send(parcel())
 
     [message] = office.messages
     text, html = message.get_body(("plain",)), message.get_body(("html",))
@@ -46,8 +48,12 @@ async def test_a_password_goes_over_tls_only(tmp_path: Path) -> None:
     tls, trust = certificate(tmp_path, "localhost")
     async with post_office(tls=tls, login=True) as office, post_office() as plain:
         login = f"{quote(USER)}:{quote(PASSWORD, safe='')}"
-        over_tls = MailSender(server(f"smtp://{login}@localhost:{office.port}"), clock=system_clock, trust=trust)
-        in_the_clear = MailSender(server(f"smtp://{login}@localhost:{plain.port}"), clock=system_clock, trust=trust)
+        over_tls = MailSender(
+            server(f"smtp://{login}@localhost:{office.port}"), layouts=LAYOUTS, clock=system_clock, trust=trust
+        )
+        in_the_clear = MailSender(
+            server(f"smtp://{login}@localhost:{plain.port}"), layouts=LAYOUTS, clock=system_clock, trust=trust
+        )
 
         assert (await over_tls.send(parcel())).verdict is Verdict.TAKEN
         assert (await in_the_clear.send(parcel())).verdict is Verdict.FAILED
@@ -59,7 +65,9 @@ async def test_a_password_goes_over_tls_only(tmp_path: Path) -> None:
 async def test_a_wrong_password_is_a_failure_that_may_pass(tmp_path: Path) -> None:
     tls, trust = certificate(tmp_path, "localhost")
     async with post_office(tls=tls, login=True) as office:
-        sender = MailSender(server(f"smtp://x:y@localhost:{office.port}"), clock=system_clock, trust=trust)
+        sender = MailSender(
+            server(f"smtp://x:y@localhost:{office.port}"), layouts=LAYOUTS, clock=system_clock, trust=trust
+        )
         outcome = await sender.send(parcel())
 
     assert outcome == Outcome(Verdict.FAILED, error="The mail server could not be used: SMTPAuthenticationError.")
@@ -70,7 +78,7 @@ async def test_a_wrong_password_is_a_failure_that_may_pass(tmp_path: Path) -> No
 async def test_a_refusal_is_for_good_or_for_now_as_the_server_says(place: str, answer: str, verdict: Verdict) -> None:
     async with post_office() as office:
         setattr(office, place, answer)
-        outcome = await MailSender(server(office.url), clock=system_clock).send(parcel())
+        outcome = await MailSender(server(office.url), layouts=LAYOUTS, clock=system_clock).send(parcel())
 
     assert (outcome.verdict, outcome.status) == (verdict, int(answer[:3]))
     assert "no such user" not in (outcome.error or "")
@@ -79,7 +87,7 @@ async def test_a_refusal_is_for_good_or_for_now_as_the_server_says(place: str, a
 async def test_no_server_is_a_failure_with_a_sentence() -> None:
     async with post_office() as office:
         url = office.url
-    outcome = await MailSender(server(url), clock=system_clock).send(parcel())
+    outcome = await MailSender(server(url), layouts=LAYOUTS, clock=system_clock).send(parcel())
 
     assert outcome.verdict is Verdict.FAILED
     assert "could not be used" in (outcome.error or "")

@@ -1,8 +1,8 @@
 """How an event is put into words for each person who has a part in it. Pure, and the same words every time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import StrEnum
 from typing import Any
 
 from ewallet.kernel.errors import Refusal, invalid
@@ -13,12 +13,12 @@ class Unrenderable(ValueError):
     """An event that cannot be put into words: a bug of its sender, for which no other event should wait."""
 
 
-class Part(Enum):
+class Part(StrEnum):
     """What a recipient has to do with an event."""
 
-    PAYER = auto()
-    PAYEE = auto()
-    OWNER = auto()
+    PAYER = "payer"
+    PAYEE = "payee"
+    OWNER = "owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,91 +29,64 @@ class Text:
     body: str
 
 
-# The words in braces are members of the event's data, and `purpose` its reference if it has one (see _Words). The
-# `amount` of a refund is the part refunded.
-_TEXTS = {
-    ("payment.succeeded", Part.PAYER): Text(
-        "You paid {amount}",
-        "To {merchantId}{purpose}.",
-    ),
-    ("payment.succeeded", Part.PAYEE): Text(
-        "You received {netAmount}",
-        "From {customerId}{purpose}: {amount} less a fee of {fee}.",
-    ),
-    ("payment.failed", Part.PAYER): Text(
-        "Your payment of {amount} failed",
-        "To {merchantId}{purpose}: {failureReason}. You were not charged.",
-    ),
-    ("payment.failed", Part.PAYEE): Text(
-        "A payment of {amount} to you failed",
-        "From {customerId}{purpose}: {failureReason}. You were not paid.",
-    ),
-    ("payment.authorized", Part.PAYER): Text(
-        "{amount} is held for a payment",
-        "To {merchantId}{purpose}. You pay when the merchant captures it.",
-    ),
-    ("payment.authorized", Part.PAYEE): Text(
-        "A payment of {amount} is ready to capture",
-        "From {customerId}{purpose}. The money is held for you.",
-    ),
-    ("payment.voided", Part.PAYER): Text(
-        "A payment of {amount} was cancelled",
-        "To {merchantId}{purpose}. The money is available to you again.",
-    ),
-    ("payment.voided", Part.PAYEE): Text(
-        "A payment of {amount} to you was cancelled",
-        "From {customerId}{purpose}. The money is no longer held.",
-    ),
-    ("payment.expired", Part.PAYER): Text(
-        "A payment of {amount} has expired",
-        "To {merchantId}{purpose}: it was not captured in time. The money is available to you again.",
-    ),
-    ("payment.expired", Part.PAYEE): Text(
-        "A payment of {amount} to you has expired",
-        "From {customerId}{purpose}: it was not captured in time. The money is no longer held.",
-    ),
-    ("payment.refunded", Part.PAYER): Text(
-        "You got {amount} back",
-        "From {merchantId}{purpose}.",
-    ),
-    ("payment.refunded", Part.PAYEE): Text(
-        "You refunded {amount}",
-        "To {customerId}{purpose}.",
-    ),
-    ("wallet.credited", Part.OWNER): Text(
-        "{amount} was added to your wallet",
-        "You have {available} available. Reference: {reference}.",
-    ),
-    ("wallet.debited", Part.OWNER): Text(
-        "{amount} was taken from your wallet",
-        "You have {available} available. Reference: {reference}.",
-    ),
-    ("wallet.frozen", Part.OWNER): Text(
-        "Your wallet is frozen",
-        "No money moves until it is unfrozen. Reason: {reason}.",
-    ),
-    ("wallet.unfrozen", Part.OWNER): Text(
-        "Your wallet is active again",
-        "Money moves as before. Reason: {reason}.",
-    ),
-}
-
-EVENTS = frozenset(event for event, _ in _TEXTS)
+EVENTS = frozenset(
+    {
+        "payment.succeeded",
+        "payment.failed",
+        "payment.authorized",
+        "payment.voided",
+        "payment.expired",
+        "payment.refunded",
+        "wallet.credited",
+        "wallet.debited",
+        "wallet.frozen",
+        "wallet.unfrozen",
+    }
+)
 """Every event that has words."""
 
 SECURITY_EVENTS = frozenset({"wallet.frozen", "wallet.unfrozen"})
 """What nobody can choose not to be told: it may be the only sign that somebody else is at work."""
 
-_FAILURES = {
-    "INSUFFICIENT_FUNDS": "the available balance was too small",
-    "WALLET_FROZEN": "the wallet of one side is frozen",
-    "WALLET_CLOSED": "the wallet of one side is closed",
-    "CURRENCY_MISMATCH": "the wallet of one side has no balance in this currency",
-    "UNKNOWN_MERCHANT": "there is no such merchant",
-    "AMOUNT_TOO_SMALL": "the amount would not cover the fee",
-    "LIMIT_EXCEEDED": "the amount is over a limit",
-    "ABANDONED": "it could not be carried out in time",
-}
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """How events are told in one locale.
+
+    In braces stand members of an event's data; ``purpose`` is a payment's reference in a sentence. ``failures`` are by
+    reason, ``money`` writes an amount as people there do.
+    """
+
+    texts: Mapping[tuple[str, Part], Text]
+    purpose: str
+    failures: Mapping[str, str]
+    money: Callable[[Money], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Languages:
+    """Every language that there is, by its locale; ``default`` is that of who has chosen none."""
+
+    by_locale: Mapping[str, Language]
+    default: str
+
+    def tell(self, event: str, data: Mapping[str, Any], recipients: Iterable[str]) -> dict[str, Text]:
+        """An event in the default language; see :func:`render`. Unrenderable."""
+        return render(self.by_locale[self.default], event, data, recipients)
+
+    def translated(self, text: Text, locale: str | None, *, event: str, data: Mapping[str, Any], reader: str) -> Text:
+        """What was told to a reader in the default language, as the reader's has it; the same where that cannot be."""
+        if locale is None or locale == self.default or locale not in self.by_locale:
+            return text
+        try:
+            return render(self.by_locale[locale], event, data, [reader])[reader]
+        except Unrenderable:  # an old event, and a text that has been changed since
+            return text
+
+
+def parts(event: str) -> tuple[Part, ...]:
+    """Who may have a part in an event."""
+    return (Part.OWNER,) if event.startswith("wallet.") else (Part.PAYER, Part.PAYEE)
 
 
 def check_events(pointer: str, events: Sequence[str], known: frozenset[str]) -> Refusal | None:
@@ -124,15 +97,15 @@ def check_events(pointer: str, events: Sequence[str], known: frozenset[str]) -> 
     return None
 
 
-def render(event: str, data: Mapping[str, Any], recipients: Iterable[str]) -> dict[str, Text]:
+def render(language: Language, event: str, data: Mapping[str, Any], recipients: Iterable[str]) -> dict[str, Text]:
     """Put an event into words for its recipients, by their user ids.
 
     Unrenderable: unknown event, a recipient without a part in it, or data that the words need and lack.
     """
     if event not in EVENTS:
         raise Unrenderable(f"there are no words for the event {event!r}")
-    words = _Words(data)
-    texts = {recipient: _TEXTS[event, _part(event, data, recipient)] for recipient in recipients}
+    words = _Words(language, data)
+    texts = {recipient: language.texts[event, _part(event, data, recipient)] for recipient in recipients}
     return {
         recipient: Text(text.title.format_map(words), text.body.format_map(words)) for recipient, text in texts.items()
     }
@@ -150,7 +123,8 @@ def _part(event: str, data: Mapping[str, Any], recipient: str) -> Part:
 class _Words(dict[str, str]):
     """The words that texts ask for, made of an event's data; each is made once, however many texts use it."""
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, language: Language, data: Mapping[str, Any]) -> None:
+        self._language = language
         self._data = data
 
     def __missing__(self, name: str) -> str:
@@ -162,10 +136,10 @@ class _Words(dict[str, str]):
             case "amount" | "fee" | "netAmount" | "available":
                 return self._money(name)
             case "purpose":
-                return f" for {self._text('reference')}" if self._data.get("reference") else ""
+                return self._language.purpose.format_map(self) if self._data.get("reference") else ""
             case "failureReason":
                 reason = self._text(name)
-                return _FAILURES.get(reason, reason.replace("_", " ").lower())
+                return self._language.failures.get(reason, reason.replace("_", " ").lower())
             case "reason":
                 return self._text(name).removesuffix(".")
             case _:
@@ -175,7 +149,7 @@ class _Words(dict[str, str]):
         amount, currency = self._data.get(name), self._text("currency")
         if type(amount) is not int or currency not in DECIMALS:
             raise Unrenderable(f"{name!r} is no amount of money")
-        return str(Money(amount, currency))
+        return self._language.money(Money(amount, currency))
 
     def _text(self, name: str) -> str:
         text = self._data.get(name)

@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
-from html import escape
 from ssl import SSLContext
 from urllib.parse import unquote, urlsplit
 
@@ -14,6 +13,7 @@ import msgspec
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.notification.domain.deliveries import Outcome, Verdict
 from ewallet.notification.senders import Parcel
+from ewallet.notification.templates import Layouts
 
 SECONDS = 20
 """For a connection, its greetings and one message; servers look up whom they talk to and check what they take."""
@@ -31,6 +31,7 @@ class Mail(msgspec.Struct, frozen=True):
     to: str
     subject: str
     text: str
+    locale: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ _PORTS = {"smtp": 587, "smtps": 465}
 class MailSender:
     """Hands messages to one server, each over a connection of its own. ``trust`` is for tests: whose certificates."""
 
-    def __init__(self, server: MailServer, *, clock: Clock, trust: SSLContext | None = None) -> None:
+    def __init__(self, server: MailServer, *, layouts: Layouts, clock: Clock, trust: SSLContext | None = None) -> None:
         self._server = server
+        self._layouts = layouts
         self._clock = clock
         self._trust = trust
         self._turns = asyncio.Semaphore(MESSAGES_AT_ONCE)
@@ -118,19 +120,10 @@ class MailSender:
         message["Date"] = formatdate(self._clock() // MICROSECONDS_PER_SECOND)
         message["Message-ID"] = f"<{parcel.event_id}@{parseaddr(self._server.sender)[1].partition('@')[2]}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no holiday notices, please
-        message.set_content(f"{mail.subject}\n\n{mail.text}\n")
-        message.add_alternative(_HTML.format(subject=escape(mail.subject), text=escape(mail.text)), subtype="html")
+        text, html = self._layouts.laid_out(mail.locale, title=mail.subject, body=mail.text)
+        message.set_content(text)
+        message.add_alternative(html, subtype="html")
         return message
-
-
-_HTML = """<!doctype html>
-<html lang="en">
-<body style="font-family: sans-serif">
-<h1 style="font-size: 1.25em">{subject}</h1>
-<p>{text}</p>
-</body>
-</html>
-"""
 
 
 def _refused(error: aiosmtplib.SMTPResponseException) -> Outcome:
