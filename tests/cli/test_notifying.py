@@ -5,12 +5,14 @@ from collections.abc import Callable
 import pytest
 
 from ewallet.cli.databases import migrate_all
-from ewallet.cli.notifying import dead_letters
+from ewallet.cli.notifying import dead_letters, preview
+from ewallet.cli.terminal import Stopped
 from ewallet.kernel.ids import new_id
 from ewallet.notification import store
 from ewallet.notification.domain.deliveries import Progress, State
 from ewallet.plumbing.database import Database, open_database
 from ewallet.plumbing.settings import Settings, load_settings, variable
+from tests.cli.conftest import Run
 from tests.conftest import Backend
 from tests.support.notification import MERCHANT, NOW
 
@@ -81,3 +83,31 @@ def test_no_dead_letters_are_good_news(
     dead_letters(settings, again=True)
 
     assert "no dead letters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"locale": "", "channel": "inbox"}, ["to the payer", "You paid €1,234.50", "to the payee", "order-1001"]),
+        ({"locale": "de", "channel": "email"}, ["Sie haben 1.234,50\N{NO-BREAK SPACE}€ bezahlt", '<html lang="de">']),
+        ({"locale": "", "channel": "webhook"}, ['{"type":"payment.succeeded"', '"amount":123450']),
+    ],
+)
+def test_a_preview_shows_what_each_side_gets(
+    options: dict[str, str], shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    preview(Settings(), "payment.succeeded", **options)
+
+    printed = capsys.readouterr().out
+    assert [part for part in shown if part not in printed] == []
+
+
+@pytest.mark.parametrize(("event", "locale"), [("payment.exploded", ""), ("payment.failed", "xx")])
+def test_a_preview_of_what_there_is_not_says_what_there_is(event: str, locale: str) -> None:
+    with pytest.raises(Stopped, match=r"there are .*(de, en|payment\.succeeded)"):
+        preview(Settings(), event, locale=locale, channel="inbox")
+
+
+def test_the_command_line_knows_the_preview(run: Run) -> None:
+    assert "You paid" in run("notifications", "preview", "payment.succeeded").out
+    assert run("notifications", "preview", "payment.succeeded", "--locale", "xx").status == 1

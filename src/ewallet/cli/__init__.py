@@ -45,6 +45,14 @@ class Service(StrEnum):
     GATEWAY = "gateway"
 
 
+class Channel(StrEnum):
+    """A way in which an event reaches somebody."""
+
+    INBOX = "inbox"
+    EMAIL = "email"
+    WEBHOOK = "webhook"
+
+
 def main() -> None:
     """Run the command line."""
     try:
@@ -134,15 +142,33 @@ def reconcile() -> None:
     reconciling.reconcile(load_settings())
 
 
-@application.command()
-def notifications(
+notifications = typer.Typer()
+application.add_typer(notifications, name="notifications", invoke_without_command=True)
+
+
+@notifications.callback()
+def _dead_letters(
+    context: typer.Context,
     *,
     again: Annotated[bool, typer.Option("--again", help="Have all of them sent again.")] = False,
 ) -> None:
     """List what was given up after a day of attempts to deliver it outside, latest first."""
     from ewallet.cli import notifying
 
-    notifying.dead_letters(load_settings(), again=again)
+    if context.invoked_subcommand is None:
+        notifying.dead_letters(load_settings(), again=again)
+
+
+@notifications.command()
+def preview(
+    event: Annotated[str, typer.Argument(help="Its name, such as payment.succeeded.")],
+    locale: Annotated[str, typer.Option(help="In which language; EWALLET_LOCALE, if not given.")] = "",
+    channel: Annotated[Channel, typer.Option(help="As which channel shows it.")] = Channel.INBOX,
+) -> None:
+    """Show what people are told of an event, by the templates in use and an example."""
+    from ewallet.cli import notifying
+
+    notifying.preview(load_settings(), event, locale=locale, channel=channel.value)
 
 
 @application.command()
