@@ -18,6 +18,7 @@ from typing import TypeVar
 import bcrypt
 
 from ewallet.kernel.errors import Overloaded
+from ewallet.plumbing.cores import roam
 
 Result = TypeVar("Result")
 
@@ -37,7 +38,7 @@ class PasswordHasher:
 
     def __init__(self, cost: int) -> None:
         self._cost = cost
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="passwords")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="passwords", initializer=roam)
         self._pending = 0
         self._maximum_pending = THREADS * max(1, WAITING_ROUNDS_PER_THREAD // 2**cost)
         # Costs as much to check as a real one. That some password has this digest is as likely as guessing a key.
