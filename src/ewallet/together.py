@@ -5,8 +5,10 @@ call between services goes over HTTP, by the addresses in the settings.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from litestar import Litestar
@@ -24,6 +26,7 @@ from ewallet.gateway.domain import GATEWAY, LARGE_BODIES, STREAMS
 from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import Refusal
 from ewallet.notification.client import HttpNotification
+from ewallet.plumbing.cores import CAN_BIND, LOOK_SECONDS, OneCore, roam
 from ewallet.plumbing.http.application import House
 from ewallet.plumbing.http.doors import Door
 from ewallet.plumbing.http.edge import Edge
@@ -31,6 +34,7 @@ from ewallet.plumbing.http.streams import EndingStreams
 from ewallet.plumbing.secrets import internal_secret
 from ewallet.plumbing.settings import SERVICES, Settings, SettingsError
 from ewallet.plumbing.tokens import Badge, PublicKeys, Verifier
+from ewallet.plumbing.worker import run_forever, working
 from ewallet.wallet.client import HttpWallet
 
 
@@ -65,7 +69,7 @@ def create_together(settings: Settings, *, stopping: asyncio.Event | None = None
         verifier=verifier,
         internal_secret=secret,
         backends={house.name: DirectBackend(house.application) for house in houses},
-        lifespan=[house.lifespan for house in houses],
+        lifespan=[partial(_on_one_core, settings), *(house.lifespan for house in houses)],
     )
     return _ending_streams(gateway, stopping)
 
@@ -177,6 +181,20 @@ def _make_first_administrator(settings: Settings, auth: House[AuthService]) -> N
             raise SettingsError(f"EWALLET_ADMIN_EMAIL and EWALLET_ADMIN_PASSWORD are refused: {made.detail}")
 
     auth.application.on_startup.append(make)
+
+
+@asynccontextmanager
+async def _on_one_core(settings: Settings, _gateway: Litestar) -> AsyncIterator[None]:
+    """Before any other thread is started, which will then stay with this one."""
+    if not (settings.one_core and CAN_BIND):
+        yield
+        return
+    core = OneCore(random_below=secrets.randbelow)
+    try:
+        async with working(run_forever("one-core", core.run_once, pause_seconds=LOOK_SECONDS)):
+            yield
+    finally:
+        roam()
 
 
 def _ending_streams(application: ASGIApp, stopping: asyncio.Event | None) -> ASGIApp:

@@ -63,6 +63,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(pattern="^(auto|json|pretty)$"),
         described("`json`, `pretty`, or `auto`: pretty on a terminal, JSON elsewhere"),
     ] = "auto"
+    one_core: Annotated[
+        bool, described("whether `up` keeps to one processor core at a time, the one that others use least (on Linux)")
+    ] = True
     metrics_port: Annotated[
         Port,
         described("port for `/metrics` alone, with `--workers` the first of as many; 0: only beside everything else"),
@@ -206,9 +209,14 @@ def documented_settings() -> list[DocumentedSetting]:
     """Every setting with its default and its sentence, in the order of the definition."""
     hints = get_type_hints(Settings, include_extras=True)
     return [
-        DocumentedSetting(variable(field.name), str(field.default), _description(hints[field.name]))
+        DocumentedSetting(variable(field.name), _as_written(field.default), _description(hints[field.name]))
         for field in msgspec.structs.fields(Settings)
     ]
+
+
+def _as_written(default: object) -> str:
+    """A default as one would write it."""
+    return msgspec.json.encode(default).decode().strip('"')
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
