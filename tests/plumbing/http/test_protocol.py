@@ -10,8 +10,7 @@ import pytest
 import uvicorn
 from litestar.types import Receive, Scope, Send
 
-from ewallet.plumbing.batching import MAXIMUM_BATCH
-from ewallet.plumbing.http.admission import WINDOW_SECONDS, Admissions
+from ewallet.plumbing.http.admission import LEAST, WINDOW_SECONDS, Admissions
 from ewallet.plumbing.http.protocol import ADMISSION_SCOPE_KEY, ProblemProtocol
 
 PAYMENT = b"POST /payment/initiate HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nContent-Length: 2\r\n"
@@ -35,17 +34,17 @@ class Server:
         self.admissions = Admissions(1, clock=lambda: self.now)
 
     def fill(self) -> None:
-        """As many are under way as one batch takes, and none is done."""
+        """As many are under way as are always let in, and none is done."""
         admission = self.admissions.of(b"POST", b"/payment/initiate")
         assert admission is not None
-        for _ in range(MAXIMUM_BATCH):
+        for _ in range(LEAST):
             admission.begin()
         self.now += 2 * WINDOW_SECONDS
 
     def empty(self) -> None:
         admission = self.admissions.of(b"POST", b"/payment/initiate")
         assert admission is not None
-        for _ in range(MAXIMUM_BATCH):
+        for _ in range(LEAST):
             admission.end()
         admission.has_room()
         self.now += 2 * WINDOW_SECONDS

@@ -15,6 +15,9 @@ from ewallet.plumbing.batching import MAXIMUM_BATCH
 from ewallet.plumbing.settings import SERVICES
 from ewallet.plumbing.telemetry import TURNED_AWAY
 
+LEAST = 2 * MAXIMUM_BATCH
+"""Always let in: a batch that is being done and the next one. Fewer would make the work slower, and no wait shorter."""
+
 WINDOW_SECONDS = 0.125
 """How often the speed is looked at: batches end some ten times a second."""
 
@@ -30,12 +33,11 @@ log = structlog.get_logger()
 class Admission:
     """How much of one kind of work may be under way at once: as much as is done within ``seconds``.
 
-    ``clock`` gives seconds and never goes back. No fewer than ``least`` are let in: they share one batch, so a lower
-    number would make the work slower and hardly anybody's wait shorter.
+    ``clock`` gives seconds and never goes back. No fewer than ``least`` are let in.
     """
 
     def __init__(
-        self, kind: str, seconds: float, *, least: int = MAXIMUM_BATCH, clock: Callable[[], float] = time.monotonic
+        self, kind: str, seconds: float, *, least: int = LEAST, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._kind = kind
         self._seconds = seconds
