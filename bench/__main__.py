@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.load import Load, Request, at_rate, in_sequence, with_wrk
+from bench.load import Load, Request, at_rate, beyond, in_bulk, in_sequence, with_wrk
 from bench.people import People, payment_to
 from bench.platform import ewallet, free_port, platform, processor_seconds, resident_megabytes, running
 from bench.report import Figures, Row, print_figures, write_document
@@ -24,6 +24,10 @@ MERCHANTS = 16
 SEQUENCE = 300
 WARM_UP_SECONDS = 2
 ARRIVING_CONNECTIONS = 1000  # so many that nobody waits for one
+
+OVERLOAD = 5
+OVERLOAD_CONNECTIONS = 3000
+BULK = 1000
 
 PIPE_WIDTH = 120
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -75,6 +79,8 @@ class Measurement:
         self._closed("payments to one merchant", people.payments(merchants=1), USUAL)
         self._closed("looks at a wallet", people.looks(), USUAL)
         self._open("payments arriving at half the peak", payments, peak / 2)
+        self._in_bulk(payments)
+        self._overload(payments, OVERLOAD * peak)
         self._note_memory("after all load")
 
     def run_on_server(self, name: str) -> None:
@@ -103,6 +109,28 @@ class Measurement:
             self._base_url, requests, per_second=per_second, seconds=self._seconds, connections=ARRIVING_CONNECTIONS
         )
         self._figures.rows.append(Row(what, load.per_second, load.latency))
+
+    def _in_bulk(self, payments: Sequence[Request]) -> None:
+        """Calls of many payments, one after the other."""
+        what = f"payments, {BULK:,} a call, one call after the other"
+        console.print(f"{what} …")
+        used = processor_seconds(self._process_id)
+        load = in_bulk(self._base_url, payments, each=BULK, seconds=self._seconds)
+        used = processor_seconds(self._process_id) - used
+        self._figures.rows.append(Row(what, load.per_second, load.latency, used / load.requests * 1000))
+
+    def _overload(self, payments: Sequence[Request], per_second: float) -> None:
+        console.print(f"{OVERLOAD} times the peak …")
+        before = resident_megabytes(self._process_id)
+        load = beyond(
+            self._base_url, payments, per_second=per_second, seconds=self._seconds, connections=OVERLOAD_CONNECTIONS
+        )
+        what = f"arriving at {OVERLOAD} times the peak"
+        self._figures.rows.append(Row(f"payments {what}", load.done.per_second, load.done.latency))
+        self._figures.rows.append(Row(f"turned away {what}", load.turned_away.per_second, load.turned_away.latency))
+        after = resident_megabytes(self._process_id)
+        note = f"the next payment {load.recovered_seconds:.1f} s after the last arrival, {after - before:+.0f} MiB"
+        self._figures.notes.append(("overload", note))
 
     def _note_memory(self, when: str) -> None:
         self._figures.notes.append(("memory", f"{resident_megabytes(self._process_id):.0f} MiB {when}"))

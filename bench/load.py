@@ -17,6 +17,7 @@ import uvloop
 
 LUA = Path(__file__).with_name("requests.lua")
 CREATED = 201
+UNAVAILABLE = 503
 LATE_SECONDS = 15
 """How long after the last arrival an open loop waits for answers."""
 
@@ -36,6 +37,14 @@ class Load(NamedTuple):
     requests: int
     per_second: float
     latency: Latency
+
+
+class Overload(NamedTuple):
+    """What became of more than can be carried: what was done per second, how late, and what was turned away."""
+
+    done: Load
+    turned_away: Load
+    recovered_seconds: float
 
 
 class Request(NamedTuple):
@@ -69,6 +78,36 @@ def in_sequence(base_url: str, request: Request, *, payments: int) -> Latency:
     return _latency(milliseconds)
 
 
+def in_bulk(base_url: str, requests: Sequence[Request], *, each: int, seconds: float) -> Load:
+    """One call after the other, of many payments each; latencies are those of calls, everything else of payments."""
+    milliseconds: list[float] = []
+    run, started = secrets.token_hex(8), time.perf_counter()
+    with httpx2.Client(base_url=base_url, timeout=60, trust_env=False) as client:
+        while time.perf_counter() < started + seconds or len(milliseconds) < 2:
+            number = len(milliseconds)
+            request = requests[number % len(requests)]
+            call = _call_of_many(request, f"{run}{number}", each)
+            headers = {"Authorization": f"Bearer {request.token}", "Content-Type": "application/json"}
+            began = time.perf_counter()
+            response = client.post("/payment/bulk", content=call, headers=headers)
+            milliseconds.append((time.perf_counter() - began) * 1000)
+            _require_all_paid(response)
+    paid = each * len(milliseconds)
+    return Load(paid, paid / (time.perf_counter() - started), _latency(milliseconds))
+
+
+def _call_of_many(request: Request, key: str, payments: int) -> str:
+    order = json.loads(request.body)
+    return json.dumps({"payments": [{**order, "idempotencyKey": f"{key}-{number}"} for number in range(payments)]})
+
+
+def _require_all_paid(response: httpx2.Response) -> None:
+    response.raise_for_status()
+    statuses = Counter(item["status"] for item in response.json()["items"])
+    if statuses.keys() != {CREATED}:
+        raise SystemExit(f"payments of one call ended with {statuses}: this run counts for nothing")
+
+
 def with_wrk(base_url: str, requests: Sequence[Request], folder: Path, *, connections: int, seconds: int) -> Load:
     """``connections`` clients at once; refuses a run in which any request was not answered with success."""
     file = folder / "requests.txt"
@@ -89,7 +128,41 @@ def at_rate(base_url: str, requests: Sequence[Request], *, per_second: float, se
 
     Refuses a run in which any request was not answered with success.
     """
-    return uvloop.run(_arrive(base_url, requests, per_second=per_second, seconds=seconds, connections=connections))
+    run, elapsed = uvloop.run(
+        _arrive(base_url, requests, per_second=per_second, seconds=seconds, connections=connections)
+    )
+    if run.failed or run.turned_away:
+        raise SystemExit(
+            f"{len(run.turned_away)} requests turned away, failed {run.failed}: this run counts for nothing"
+        )
+    return _load(run.milliseconds, elapsed)
+
+
+def beyond(
+    base_url: str, requests: Sequence[Request], *, per_second: float, seconds: float, connections: int
+) -> Overload:
+    """Like :func:`at_rate`, with more than can be carried; then how long it takes until a payment is made again."""
+    run, elapsed = uvloop.run(
+        _arrive(base_url, requests, per_second=per_second, seconds=seconds, connections=connections)
+    )
+    if run.failed:
+        raise SystemExit(f"requests failed ({run.failed}): this run counts for nothing")
+    ended = time.perf_counter()
+    while not _is_paid(base_url, requests[0]):
+        if time.perf_counter() - ended > LATE_SECONDS:
+            raise SystemExit("nothing is paid any more: this run counts for nothing")
+    late_seconds = elapsed - seconds
+    recovered_seconds = late_seconds + time.perf_counter() - ended
+    return Overload(_load(run.milliseconds, elapsed), _load(run.turned_away, elapsed), recovered_seconds)
+
+
+def _is_paid(base_url: str, request: Request) -> bool:
+    headers = {"Authorization": f"Bearer {request.token}", "Content-Type": "application/json"}
+    return httpx2.post(base_url + request.path, content=request.body, headers=headers).status_code == CREATED
+
+
+def _load(milliseconds: Sequence[float], elapsed: float) -> Load:
+    return Load(len(milliseconds), len(milliseconds) / elapsed, _latency(milliseconds))
 
 
 class _Connection(asyncio.Protocol):
@@ -127,9 +200,10 @@ class _OpenLoop:
         self.finished = False
         self.all_answered = asyncio.Event()
         self.milliseconds: list[float] = []
-        self.refused: Counter[int] = Counter()
+        self.turned_away: list[float] = []
+        self.failed: Counter[int] = Counter()
         self._under_way = 0
-        self._free: list[_Connection] = []
+        self._free: deque[_Connection] = deque()
         self._waiting: deque[tuple[bytes, float]] = deque()
         self._now = asyncio.get_running_loop().time
 
@@ -139,16 +213,20 @@ class _OpenLoop:
     def due(self, message: bytes, moment: float) -> None:
         self._under_way += 1
         if self._free:
-            self._free.pop().send(message, moment)
+            # The one that has been idle longest: the server closes those that are for five seconds.
+            self._free.popleft().send(message, moment)
         else:
             self._waiting.append((message, moment))
 
     def answered(self, connection: _Connection, status: int, due: float) -> None:
         self._under_way -= 1
+        milliseconds = (self._now() - due) * 1000
         if status == CREATED:
-            self.milliseconds.append((self._now() - due) * 1000)
+            self.milliseconds.append(milliseconds)
+        elif status == UNAVAILABLE:
+            self.turned_away.append(milliseconds)
         else:
-            self.refused[status] += 1
+            self.failed[status] += 1
         if self._waiting:
             connection.send(*self._waiting.popleft())
         else:
@@ -166,7 +244,8 @@ class _OpenLoop:
 
 async def _arrive(
     base_url: str, requests: Sequence[Request], *, per_second: float, seconds: float, connections: int
-) -> Load:
+) -> tuple[_OpenLoop, float]:
+    """The run, and the seconds until everything was answered."""
     loop, run = asyncio.get_running_loop(), _OpenLoop()
     host, _, port = base_url.removeprefix("http://").partition(":")
     for _ in range(connections):
@@ -181,12 +260,9 @@ async def _arrive(
             await asyncio.sleep(0)
         run.due(requests[number % len(requests)].message(host, f"{key}{number}"), due)
     await run.finish()
-    elapsed = loop.time() - started
-    if run.refused:
-        raise SystemExit(f"{run.refused.total()} requests failed ({run.refused}): this run counts for nothing")
-    return Load(len(run.milliseconds), len(run.milliseconds) / elapsed, _latency(run.milliseconds))
+    return run, loop.time() - started
 
 
 def _latency(milliseconds: Sequence[float]) -> Latency:
-    cuts = statistics.quantiles(milliseconds, n=100)
+    cuts = statistics.quantiles(milliseconds, n=100, method="inclusive")
     return Latency(cuts[49], cuts[89], cuts[98], max(milliseconds))
