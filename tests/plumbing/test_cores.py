@@ -100,3 +100,16 @@ def test_passwords_are_hashed_on_every_core() -> None:
     OneCore(random_below=draw(0))
     with closing(PasswordHasher(4)) as hasher:
         assert asyncio.run(hasher._run(mask)) == EVERYWHERE
+
+
+@pytest.mark.usefixtures("thread_goes_back")
+async def test_where_binding_is_forbidden_nothing_is_bound_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_thread: int, _cores: set[int]) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    core = OneCore(random_below=draw(0, 1), look=seen(IDLE, {**IDLE, FIRST: 0.9}))
+    roam()
+    await core.run_once()
+
+    assert mask() == EVERYWHERE

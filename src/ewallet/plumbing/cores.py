@@ -37,7 +37,8 @@ log = structlog.get_logger()
 def roam() -> None:
     """Let this thread run on every core, for work that does not need the interpreter's lock."""
     if CAN_BIND:
-        os.sched_setaffinity(0, EVERYWHERE)
+        with suppress(OSError):  # where that is forbidden, it never was bound
+            os.sched_setaffinity(0, EVERYWHERE)
 
 
 class Look(NamedTuple):
@@ -61,7 +62,8 @@ class OneCore:
         self._look = look
         self._core = sorted(EVERYWHERE)[random_below(len(EVERYWHERE))]
         self._before = look()
-        os.sched_setaffinity(0, {self._core})
+        with suppress(OSError):  # a sandbox may forbid it; then no thread is bound, and none will be moved
+            os.sched_setaffinity(0, {self._core})
 
     async def run_once(self) -> int:
         """Look around, and move to where there is more room; never has more to do at once."""
