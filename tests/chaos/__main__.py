@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import platform
+import random
 import secrets
 import subprocess
 import sys
@@ -21,10 +22,12 @@ from tests.chaos.accountant import Figures
 from tests.chaos.enumerated import OPERATIONS, faults, let_all_happen
 from tests.chaos.hunts import HUNTS, Hunt, hunt
 from tests.chaos.invariants import INVARIANTS, Scale, hold
+from tests.chaos.outages import OUTAGES, under_outages
 from tests.chaos.storm import storm
 from tests.chaos.telling import tell
 from tests.chaos.world import ENDS_WITHIN_SECONDS, SETTLES_WITHIN_SECONDS, Tally, Worlds, worlds
 from tests.house.tree import ROOT
+from tests.servers.galera import Cluster, running_galera
 from tests.servers.mariadb import running_mariadb
 from tests.support.platform import Way
 
@@ -36,6 +39,8 @@ APART_EVERY = 3
 """Every third round is against separate processes."""
 
 WAYS: tuple[Way, ...] = ("together", "apart")
+ON_GALERA: tuple[Way, ...] = ("together", "doubled")
+OUTAGES_OF_EACH_KIND = 4
 MEMORY = Path("/dev/shm")  # noqa: S108  # only a folder of our own, with a random name, is made in it
 
 console = Console(highlight=False)
@@ -82,8 +87,8 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=50_000, help="told while notification is killed every second")
     parser.add_argument(
         "--database",
-        choices=["sqlite", "mariadb", "both"],
-        default="both",
+        choices=["sqlite", "mariadb", "galera", "all"],
+        default="all",
         help="where the data lie while processes are killed",
     )
     parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="all that is random follows from it")
@@ -94,16 +99,20 @@ def main() -> None:
     _cut_power(run)
     parent = MEMORY if os.access(MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="ewallet-chaos-", dir=parent) as name:
-        if arguments.database != "mariadb":
+        if arguments.database in ("sqlite", "all"):
             with worlds(Path(name)) as made:
                 asyncio.run(_everything(run, made))
-        if arguments.database != "sqlite":
+        if arguments.database in ("mariadb", "all"):
             run.database = "MariaDB: "
             with running_mariadb(Path(name) / "mariadb") as server, worlds(Path(name), server) as made:
                 asyncio.run(_everything(run, made))
                 with server.database() as url:
                     work = tell(url, Path(name), events=arguments.events, kills=arguments.events, seed=run.seed)
                     asyncio.run(run.part("notification killed every second, with webhooks", work))
+        if arguments.database in ("galera", "all"):
+            run.database = "Galera: "
+            with running_galera(Path(name) / "galera") as cluster:
+                asyncio.run(_on_galera(run, Path(name), cluster))
     console.print(f"\n{_table(run)}", soft_wrap=True)
     if run.wrong or not run.total.clean:
         sys.exit("\n".join([*run.wrong, f"The platform is not reliable: --seed {run.seed}"]))
@@ -135,6 +144,18 @@ async def _everything(run: Run, made: Worlds) -> None:
         await run.part(f"while being killed: {name}", hold(made, invariant, Scale(), seed=run.seed))
     for wanted in HUNTS:
         await _hunted(run, made, wanted)
+
+
+async def _on_galera(run: Run, folder: Path, cluster: Cluster) -> None:
+    server, outages = cluster.nodes[0], [*OUTAGES] * OUTAGES_OF_EACH_KIND
+    random.Random(run.seed).shuffle(outages)
+    with worlds(folder, server, port=cluster.port) as made:
+        for way in ON_GALERA:
+            work = under_outages(made, cluster, way, outages, seed=run.seed)
+            await run.part(f"nodes killed, paused and cut off, {way}", work)
+    with worlds(folder, server, port=cluster.spread_port) as made:
+        work = storm(made, "doubled", kills=ROUND_KILLS, seed=run.seed)
+        await run.part("all nodes written to at once, kills at random, doubled", work)
 
 
 async def _hunted(run: Run, made: Worlds, wanted: Hunt) -> None:
@@ -182,12 +203,13 @@ TEXT = """# Reliability
 
 Written by `{command}` on {date}; {machine}.
 Had anything been wrong, it would not have been written; `make chaos` runs the same.
-The data lie in SQLite files, and in MariaDB where a line says so.
+The data lie in SQLite files, and in MariaDB or in a Galera cluster where a line says so.
 
 {table}
 
 - **faults injected**: a process killed with SIGKILL, an error of the database's driver before or after it took effect,
   no connection to another service, no answer from it. A kill at random counts only if requests were in flight.
+  In a cluster: the node that is written to killed, paused or cut off, two of three cut off, all killed at once.
 - **acknowledged**: whatever a client was told is done: payments, operations on them, credits and debits. Among them are
   what an operation needs to be there before it, and a last payment and credit before each look at the books.
   Where notification is killed, they are the events that it has taken.

@@ -1,4 +1,4 @@
-"""People pay while the nodes of a Galera cluster are killed, paused and cut off.
+"""People pay while the nodes of a Galera cluster are killed, paused and cut off, one, two or all of them.
 
 Meanwhile somebody reads the ledger on each node. What a node answers, whatever has happened to it, must be the books as
 they are: all accounts come to zero, and everything that was acknowledged before the question is there. An error is no
@@ -31,19 +31,57 @@ PATIENCE_SECONDS = 3
 PEACE_SECONDS = 1.0
 """Between two outages, in which everybody pays."""
 
-
-class Outage(NamedTuple):
-    """How it begins and how it ends for one node; at its end the node has caught up with the others."""
-
-    begin: Callable[[Node], None]
-    end: Callable[[Node], None]
+EXPECTED_ANSWERS = {200, 201, 402, 409, 422, 503, 504}
+"""Done, refused by the rules, or not now. Anything else, 500 above all, would be our mistake."""
 
 
-OUTAGES = {
-    "killed": Outage(Node.kill, Node.join),
-    "paused": Outage(Node.pause, Node.go_on),
-    "cut off": Outage(Node.cut_off, Node.reconnect),
-}
+Outage = Callable[[Cluster], None]
+"""Puts nodes out of order; at its end they have caught up."""
+
+
+def active_node_killed(cluster: Cluster) -> None:
+    _interrupt(cluster, Node.kill, Node.join)
+
+
+def active_node_paused(cluster: Cluster) -> None:
+    _interrupt(cluster, Node.pause, Node.go_on)
+
+
+def active_node_cut_off(cluster: Cluster) -> None:
+    _interrupt(cluster, Node.cut_off, Node.reconnect)
+
+
+def majority_cut_off(cluster: Cluster) -> None:
+    """Nobody has a majority any more, so nobody may write, or read."""
+    two = cluster.nodes[1:]
+    for node in two:
+        node.cut_off()
+    try:
+        cluster.await_none()
+    finally:
+        for node in two:
+            node.isolate(on=False)
+    cluster.await_step()
+
+
+def all_killed(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        node.kill()
+    cluster.restart()
+
+
+OF_ONE_NODE: tuple[Outage, ...] = (active_node_killed, active_node_paused, active_node_cut_off)
+OUTAGES: tuple[Outage, ...] = (*OF_ONE_NODE, majority_cut_off, all_killed)
+
+
+def _interrupt(cluster: Cluster, begin: Callable[[Node], None], end: Callable[[Node], None]) -> None:
+    """Put the active node out of order until another one has taken over."""
+    node = cluster.await_active()
+    begin(node)
+    try:
+        cluster.await_active(other_than=node)
+    finally:
+        end(node)
 
 
 class Look(NamedTuple):
@@ -62,44 +100,14 @@ LOOK = """
 """
 
 
-async def outages(worlds: Worlds, cluster: Cluster, way: Way, kinds: Sequence[str], *, seed: int) -> Tally:
-    """The node that is written to goes out of order in each of these ways, under load; what came of it."""
+async def under_outages(worlds: Worlds, cluster: Cluster, way: Way, wanted: Sequence[Outage], *, seed: int) -> Tally:
+    """One outage after the other, under load; what came of it."""
 
-    def all_of_them() -> None:
-        for kind in kinds:
-            interrupt(cluster, OUTAGES[kind])
-
-    return await _under_load(worlds, cluster, way, all_of_them, faults=len(kinds), seed=seed)
-
-
-async def all_killed(worlds: Worlds, cluster: Cluster, way: Way, *, times: int, seed: int) -> Tally:
-    """All nodes at once are killed and started again so many times, under load; what came of it."""
-
-    def all_the_times() -> None:
-        for _ in range(times):
-            for node in cluster.nodes:
-                node.kill()
-            cluster.restart()
+    def disturb() -> None:
+        for outage in wanted:
             time.sleep(PEACE_SECONDS)
+            outage(cluster)
 
-    return await _under_load(worlds, cluster, way, all_the_times, faults=times * len(cluster.nodes), seed=seed)
-
-
-def interrupt(cluster: Cluster, outage: Outage) -> None:
-    """Put the active node out of order until another one has taken over."""
-    time.sleep(PEACE_SECONDS)
-    node = cluster.active()
-    assert node is not None, "no node is active"
-    outage.begin(node)
-    try:
-        cluster.await_another(node)
-    finally:
-        outage.end(node)
-
-
-async def _under_load(
-    worlds: Worlds, cluster: Cluster, way: Way, disturb: Callable[[], None], *, faults: int, seed: int
-) -> Tally:
     over = asyncio.Event()
     async with worlds.world(way) as world:
         async with asyncio.TaskGroup() as working:
@@ -107,13 +115,20 @@ async def _under_load(
             looking = [working.create_task(_look_on(world, node, over)) for node in cluster.nodes]
             await asyncio.get_running_loop().run_in_executor(cluster.threads, disturb)
             over.set()
-        tally = await world.tally(faults=faults)
+        tally = await world.tally(faults=len(wanted))
         wrong = [sentence for each in looking for sentence in each.result()]
-        wrong += await asyncio.to_thread(_unlike, world, cluster)
-        agree, printed = await asyncio.to_thread(world.victims.reconcile)
-        wrong += [] if agree and "agree" in printed else [f"`ewallet reconcile` says: {printed}"]
+        wrong += await _wrong_at_the_end(world, cluster)
         tally.add(Tally(Figures(otherwise_wrong=len(wrong)), wrong))
         return tally
+
+
+async def _wrong_at_the_end(world: World, cluster: Cluster) -> list[str]:
+    """What is not as it should be when nobody orders anything any more."""
+    answers = {answer.status for order in world.clients.orders for answer in order.answers}
+    wrong = [f"somebody was answered {status}" for status in answers - EXPECTED_ANSWERS]
+    wrong += await asyncio.to_thread(_unlike, world, cluster)
+    agree, printed = await asyncio.to_thread(world.victims.reconcile)
+    return wrong if agree and "agree" in printed else [*wrong, f"`ewallet reconcile` says: {printed}"]
 
 
 async def _order(world: World, dice: random.Random, over: asyncio.Event) -> None:

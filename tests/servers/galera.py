@@ -47,6 +47,13 @@ PROVIDER_OPTIONS = {
     "evs.inactive_timeout": "PT3S",
     "evs.install_timeout": "PT3S",
 }
+# What docs/operations.md advises against, and must do no harm: connections to all nodes at once.
+SPREAD = """
+listen spread
+    bind 127.0.0.1:{port}
+    balance roundrobin
+{servers}
+"""
 CREATE_CHECKER = "CREATE USER IF NOT EXISTS checker@'127.0.0.1';\n"
 
 
@@ -103,11 +110,11 @@ class Node(MariaDB):
 
     def cut_off(self) -> None:
         """Let it hear and be heard by no other node; clients go on reaching it."""
-        self._isolate(on=True)
+        self.isolate(on=True)
 
     def reconnect(self) -> None:
         """Undo :meth:`cut_off`, and wait until it has caught up."""
-        self._isolate(on=False)
+        self.isolate(on=False)
         self.await_step()
 
     def await_step(self) -> None:
@@ -127,16 +134,18 @@ class Node(MariaDB):
         assert self._process is not None
         self._process.send_signal(number)
 
-    def _isolate(self, *, on: bool) -> None:
+    def isolate(self, *, on: bool) -> None:
+        """Have it hear nobody, or everybody again."""
         self.execute_as_root(f"SET GLOBAL wsrep_provider_options = 'gmcast.isolate={on:d}'")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Three nodes, and the port at which HAProxy passes on to one of them."""
+    """Three nodes, and the ports at which HAProxy passes on to one of them, or to all in turn."""
 
     nodes: Sequence[Node]
     port: int
+    spread_port: int
     threads: ThreadPoolExecutor
     """In which nodes are started again: with the thread that has started it, a node would die."""
 
@@ -154,16 +163,25 @@ class Cluster:
             return next(node for node in self.nodes if node.port == port)
         return None
 
-    def await_another(self, than: Node) -> Node:
-        """Wait until another node than this one is the active one, which is returned."""
+    def await_active(self, other_than: Node | None = None) -> Node:
+        """Wait until a node is the active one, another than this one; which it is."""
 
-        def another() -> Node | None:
+        def found() -> Node | None:
             active = self.active()
-            return active if active is not than else None
+            return active if active is not other_than else None
 
-        found = wait_until(another, IN_STEP_WITHIN_SECONDS, than.log)
-        assert found is not None
-        return found
+        node = wait_until(found, IN_STEP_WITHIN_SECONDS, self.nodes[0].log)
+        assert node is not None
+        return node
+
+    def await_none(self) -> None:
+        """Wait until no node is in order."""
+        wait_until(lambda: self.active() is None, IN_STEP_WITHIN_SECONDS, self.nodes[0].log)
+
+    def await_step(self) -> None:
+        """Wait until all are in step."""
+        for node in self.nodes:
+            node.await_step()
 
     def _connected(self) -> "pymysql.connections.Connection[pymysql.cursors.Cursor]":
         password = self.nodes[0].password
@@ -189,10 +207,9 @@ def running_galera(folder: Path) -> Iterator[Cluster]:
         nodes[0].found_cluster()
         for node in nodes[1:]:
             node.join()
-        port = free_port()
-        with running_haproxy(_haproxy(folder, port, nodes)):
-            cluster = Cluster(nodes, port, threads)
-            wait_until(cluster.active, IN_STEP_WITHIN_SECONDS, nodes[0].log)
+        cluster = Cluster(nodes, free_port(), free_port(), threads)
+        with running_haproxy(_haproxy(folder, cluster)):
+            cluster.await_active()
             yield cluster
 
 
@@ -243,12 +260,14 @@ def _addresses(name: str, port: int, ports: Sequence[int]) -> list[str]:
     ]
 
 
-def _haproxy(folder: Path, port: int, nodes: Sequence[Node]) -> Path:
-    """The configuration in deploy/, with these ports."""
+def _haproxy(folder: Path, cluster: Cluster) -> Path:
+    """The configuration in deploy/, with these ports, and one that spreads."""
     text = (ROOT / "deploy" / "haproxy" / "galera.cfg").read_text()
-    text = text.replace("127.0.0.1:3306", f"127.0.0.1:{port}").replace("127.0.0.1:10306", f"127.0.0.1:{free_port()}")
-    for number, node in enumerate(nodes, start=1):
+    text = text.replace("127.0.0.1:3306", f"127.0.0.1:{cluster.port}")
+    text = text.replace("127.0.0.1:10306", f"127.0.0.1:{free_port()}")
+    for number, node in enumerate(cluster.nodes, start=1):
         text = text.replace(f"10.0.0.2{number}:3306", f"127.0.0.1:{node.port}")
+    servers = "\n".join(f"    server {node.name} 127.0.0.1:{node.port}" for node in cluster.nodes)
     file = folder / "haproxy.cfg"
-    file.write_text(text)
+    file.write_text(text + SPREAD.format(port=cluster.spread_port, servers=servers))
     return file
