@@ -3,18 +3,23 @@
 On MySQL every change of a schema commits by itself, so a migration may be cut off behind each of its statements, with
 its version not written yet. Who comes next runs it again: a revision therefore leaves what it finds done as it is (see
 ``create_missing`` and ``insert_missing`` in ``plumbing/schema.py``).
+
+The nodes of a Galera cluster have no lock in common that lasts as long as a change of a schema may. Two who migrate
+through two nodes can overtake each other at any statement, and who is overtaken begins again.
 """
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import stamina
 import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
 
 from ewallet.plumbing.database import DatabaseUnavailable, open_database
 from ewallet.plumbing.schema import version_table
@@ -29,6 +34,12 @@ STATEMENT_SECONDS = 24 * 3600
 
 _LONGEST_NAME = 64
 """Of a named lock on MySQL."""
+
+# 1050 the table, 1060 the column, 1061 the index, 1062 the row, 1359 the trigger is there; 1091 what to drop is not.
+_OVERTAKEN = frozenset({1050, 1060, 1061, 1062, 1091, 1359})
+
+_MAXIMUM_ATTEMPTS = 20
+"""Each finds more done than the one before it."""
 
 log = structlog.get_logger()
 
@@ -45,9 +56,17 @@ def migrate(service: str, url: str) -> bool:
     """
     database = open_database(url, service, statement_seconds=STATEMENT_SECONDS)
     try:
-        return database.transact(lambda connection: _upgrade(connection, service))
+        for attempt in stamina.retry_context(on=_is_overtaken, attempts=_MAXIMUM_ATTEMPTS, timeout=None):
+            with attempt:
+                return database.transact(lambda connection: _upgrade(connection, service))
     finally:
         database.close()
+    raise DatabaseUnavailable("no attempt was made")  # pragma: no cover
+
+
+def _is_overtaken(error: Exception) -> bool:
+    """Whether somebody else has done what was just to be done."""
+    return isinstance(error, DBAPIError) and error.orig is not None and error.orig.args[0] in _OVERTAKEN
 
 
 def _upgrade(connection: Connection, service: str) -> bool:
