@@ -11,6 +11,7 @@ from tests.support.plumbing import opened
 from tests.support.ports import free_port
 
 CAREFUL = ("--log-bin", "--sync-binlog=1", "--binlog-format=ROW")
+DEFAULTS = {"wsrep_on": "ON", "wsrep_dirty_reads": "OFF", "wsrep_osu_method": "TOI"}
 CARELESS = {
     "innodb_flush_log_at_trx_commit": "2",
     "innodb_flush_method": "nosync",
@@ -55,6 +56,31 @@ def test_a_galera_node_that_may_answer_before_it_has_caught_up_is_told_to_wait(
     said = advice_of(galera_node)
 
     assert [advice.split()[0] for advice in said] == ["wsrep_sync_wait"] * advised
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("wsrep_on = OFF", "wsrep_on"),
+        ("wsrep_dirty_reads = ON", "wsrep_dirty_reads"),
+        ("wsrep_osu_method = RSU", "wsrep_osu_method"),
+        ("wsrep_provider_options = 'pc.ignore_sb = true'", "pc.ignore_sb"),
+        ("wsrep_provider_options = 'pc.ignore_quorum = true'", "pc.ignore_quorum"),
+    ],
+)
+def test_each_setting_of_a_galera_node_that_can_lose_money_is_named(
+    setting: str, named: str, galera_node: MariaDB
+) -> None:
+    """Two halves of a cluster that both take payments are the worst of it."""
+    name, _, value = setting.partition(" = ")
+    galera_node.execute_as_root("SET GLOBAL wsrep_sync_wait = 7")
+    galera_node.execute_as_root(f"SET GLOBAL {setting}")
+
+    said = advice_of(galera_node)
+    galera_node.execute_as_root(f"SET GLOBAL {name} = {DEFAULTS.get(name, value.replace('true', 'false'))}")
+
+    assert [advice.split()[0] for advice in said] == [named]
+    assert advice_of(galera_node) == []
 
 
 @pytest.fixture(scope="module")

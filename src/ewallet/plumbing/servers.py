@@ -69,15 +69,30 @@ _RULES_OF_BINARY_LOG = (
 # Of reading, 1, updating and deleting, 2, and inserting, 4: whatever a transaction of ours begins with.
 _EVERYTHING_WAITS = 7
 
+_SPLIT = "set it to false: two parts of a cluster that is split would both take payments, and one part's would be lost"
+
 _RULES_OF_GALERA = (
+    _Rule("wsrep_on", "ON".__eq__, "set it to ON: what is written to this node is nowhere else"),
     _Rule(
         "wsrep_sync_wait",
         lambda value: int(value) & _EVERYTHING_WAITS == _EVERYTHING_WAITS,
         f"set it to {_EVERYTHING_WAITS}: after a change to another node, decisions may be taken on old values",
     ),
+    _Rule("wsrep_dirty_reads", "OFF".__eq__, "set it to OFF: a node without a majority would show old balances"),
+    _Rule("wsrep_osu_method", "TOI".__eq__, "set it to TOI: a migration would change the tables of this node only"),
+    _Rule("pc.ignore_sb", "FALSE".__eq__, _SPLIT),
+    _Rule("pc.ignore_quorum", "FALSE".__eq__, _SPLIT),
 )
+"""The last two are among the options of the provider."""
 
-_NAMES = ("log_bin", "wsrep_on", *(rule.name for rule in (*_RULES, *_RULES_OF_BINARY_LOG, *_RULES_OF_GALERA)))
+_NO_PROVIDER = {"", "NONE"}
+
+_NAMES = (
+    "log_bin",
+    "wsrep_provider",
+    "wsrep_provider_options",
+    *(rule.name for rule in (*_RULES, *_RULES_OF_BINARY_LOG, *_RULES_OF_GALERA)),
+)
 
 
 def weaknesses(tx: Connection) -> list[str]:
@@ -89,10 +104,17 @@ def weaknesses(tx: Connection) -> list[str]:
     rules = (
         *_RULES,
         *(_RULES_OF_BINARY_LOG if found["log_bin"] == "ON" else ()),
-        *(_RULES_OF_GALERA if found.get("wsrep_on") == "ON" else ()),
+        *(_RULES_OF_GALERA if found.get("wsrep_provider", "") not in _NO_PROVIDER else ()),
     )
+    found |= _provider_options(found.get("wsrep_provider_options", ""))
     return [
         f"{rule.name} is {found[rule.name]}; {rule.advice}"
         for rule in rules
         if rule.name in found and not rule.holds(found[rule.name])
     ]
+
+
+def _provider_options(value: str) -> dict[str, str]:
+    """The options of Galera's provider, each by its name: ``PC.WEIGHT = 1; PC.IGNORE_SB = FALSE; `` and so on."""
+    pairs = (option.partition("=") for option in value.split(";") if option.strip())
+    return {name.strip().lower(): setting.strip() for name, _, setting in pairs}
