@@ -51,7 +51,13 @@ def test_a_wrong_setting_stops_every_command_with_a_sentence_that_names_it(run: 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("TRUSTED_PROXIES", "everybody"), ("PUBLIC_URL", "pay.example.com"), ("WALLET_URL", "ftp://x")]
+    ("name", "value"),
+    [
+        ("TRUSTED_PROXIES", "everybody"),
+        ("TRUSTED_PROXIES", "10.1.2.3/16"),
+        ("PUBLIC_URL", "pay.example.com"),
+        ("WALLET_URL", "ftp://x"),
+    ],
 )
 def test_an_address_that_is_none_is_a_wrong_setting(run: Run, name: str, value: str) -> None:
     ended = run("migrate", **{name: value})

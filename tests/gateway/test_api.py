@@ -251,6 +251,8 @@ async def test_a_trace_goes_through(client: httpx2.AsyncClient) -> None:
         ("", CLIENT_ADDRESS),
         (CLIENT_ADDRESS, f"203.0.113.9, 198.51.100.1, {CLIENT_ADDRESS}"),
         (f"192.0.2.1, {CLIENT_ADDRESS}", f"203.0.113.9, 198.51.100.1, {CLIENT_ADDRESS}"),
+        ("2001:db8::/32, 127.0.0.0/8", f"203.0.113.9, 198.51.100.1, {CLIENT_ADDRESS}"),
+        ("128.0.0.0/8", CLIENT_ADDRESS),
     ],
 )
 async def test_only_a_proxy_of_ours_is_believed_about_addresses(

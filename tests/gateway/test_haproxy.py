@@ -76,7 +76,7 @@ def answer_to(port: int, sent: bytes) -> tuple[int, str, bytes]:
     [
         Settings(),
         Settings(rate_per_user=0, rate_per_address=0),
-        Settings(trusted_proxies="192.0.2.1, 2001:db8::1", host="::", port=8443),
+        Settings(trusted_proxies="192.0.2.1, 10.1.0.0/16, 2001:db8::1", host="::", port=8443),
     ],
     ids=["defaults", "no limits", "behind proxies"],
 )

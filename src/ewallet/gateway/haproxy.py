@@ -246,9 +246,10 @@ def _dropping(prefix: str) -> str:
 
 def _addresses(settings: Settings) -> list[str]:
     """The client's address becomes ``src``, as far as trusted proxies vouch for it."""
-    trusted = f"{{ src {' '.join(sorted(trusted_proxies(settings.trusted_proxies)))} }}"
-    if trusted == "{ src  }":
+    networks = trusted_proxies(settings.trusted_proxies).networks
+    if not networks:
         return ["http-request del-header X-Forwarded-For"]
+    trusted = f"{{ src {' '.join(map(str, networks))} }}"
     believed = [
         f"http-request set-src req.hdr_ip(x-forwarded-for,-{position}) if {trusted}"
         for position in range(1, CHAINED_PROXIES + 1)

@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -98,7 +98,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         described("how long a request may have to wait for others; beyond it new ones are refused with 503; 0: never"),
     ] = 1000
     trusted_proxies: Annotated[
-        str, described("comma-separated addresses of proxies whose `X-Forwarded-For` is believed")
+        str, described("comma-separated addresses or networks of proxies whose `X-Forwarded-For` is believed")
     ] = ""
     fee_basis_points: Annotated[
         int,
@@ -282,8 +282,10 @@ def _check_together(settings: Settings) -> None:
             more = ", several separated by commas" if several else ""
             raise SettingsError(f"{variable(name)} must look like http://host:port or https://host{more}.")
     for address in _separated(settings.trusted_proxies):
-        if not _is_address(address):
-            raise SettingsError(f"EWALLET_TRUSTED_PROXIES must name network addresses: {address!r} is none.")
+        if not _is_network(address):
+            raise SettingsError(
+                f"EWALLET_TRUSTED_PROXIES must name addresses or networks (10.1.0.0/16): {address!r} is none."
+            )
     if settings.environment == "production" and not settings.internal_secret:
         raise SettingsError(
             "EWALLET_INTERNAL_SECRET must be set when EWALLET_ENVIRONMENT is production: "
@@ -300,9 +302,9 @@ def _separated(text: str) -> list[str]:
     return [part for each in text.split(",") if (part := each.strip())]
 
 
-def _is_address(text: str) -> bool:
+def _is_network(text: str) -> bool:
     try:
-        ip_address(text)
+        ip_network(text)
     except ValueError:
         return False
     return True

@@ -18,7 +18,7 @@ from litestar.types import ControllerRouterHandler, Method
 from litestar.types.internal_types import PathParameterDefinition
 
 from ewallet import __version__
-from ewallet.plumbing.http.addresses import TrustedProxies
+from ewallet.plumbing.http.addresses import NO_PROXIES, TrustedProxies
 from ewallet.plumbing.http.bodies import PlainRequest, StrictBody
 from ewallet.plumbing.http.contract import BASIC, BEARER, check_request
 from ewallet.plumbing.http.operations import Check, operations
@@ -59,7 +59,7 @@ def service_application(
     verifier: Verifier,
     internal_secret: str,
     lifespan: Sequence[Lifespan] = (),
-    trusted_proxies: TrustedProxies = (),
+    trusted_proxies: TrustedProxies = NO_PROXIES,
     ready: Check | None = None,
 ) -> Litestar:
     """Litestar, set up so that every service answers in the same way; with ``ready``, the operators' pages too."""
