@@ -1,7 +1,6 @@
 """Measure, and print a table: ``python -m bench [--seconds 10] [--write]``."""
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -10,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench import ceilings
 from bench.load import Load, Request, at_rate, beyond, in_bulk, in_sequence, with_wrk
-from bench.people import People, payment_to
-from bench.platform import ewallet, free_port, platform, processor_seconds, resident_megabytes, running
+from bench.people import People
+from bench.platform import ewallet, free_port, platform, processor_seconds, resident_megabytes
 from bench.report import Figures, Row, print_figures, write_document
 from bench.syncs import synced
 from ewallet.plumbing.settings import SERVICES
@@ -148,19 +148,12 @@ def _on_mariadb(folder: Path, seconds: int, figures: Figures) -> None:
 
 def _echo(folder: Path, seconds: int) -> Load:
     console.print("bare ASGI echo …")
-    port = free_port()
-    server = ["-m", "uvicorn", "bench.echo:app", "--port", str(port), "--loop", "uvloop", "--http", "httptools"]
-    quiet = ["--no-access-log", "--log-level", "error", "--lifespan", "off"]
-    request = payment_to("usr_01jd8x00000000000000000000", token="x" * 400)
-    with running([sys.executable, *server, *quiet], {}, port, "/"):
-        return with_wrk(f"http://127.0.0.1:{port}", [request], folder, connections=USUAL, seconds=seconds)
+    return ceilings.echo(folder, connections=USUAL, seconds=seconds)
 
 
 def _store(folder: Path, seconds: int) -> float:
     console.print("the same batches without HTTP …")
-    command = [sys.executable, "-m", "bench.store", str(folder / "store"), str(USUAL), str(seconds)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(finished.stdout)["per_second"])
+    return ceilings.store(folder, customers=USUAL, seconds=seconds)
 
 
 def _count_syncs(folder: Path, seconds: int, figures: Figures) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from bench import ceilings
 from bench.load import Latency, Load
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -41,7 +42,7 @@ class Figures:
     @property
     def limit(self) -> float:
         """Payments per second of a platform that does nothing but answer HTTP and store its batches, in one thread."""
-        return 1 / (1 / self.echo.per_second + 1 / self.store)
+        return ceilings.limit(self.echo.per_second, self.store)
 
     def cells(self) -> list[tuple[str, ...]]:
         """The table, a line each."""
