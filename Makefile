@@ -55,9 +55,15 @@ MONEY := */kernel/money.py */wallet/domain/* */wallet/service.py */wallet/store.
 	*/payment/domain/* */payment/saga.py */payment/service.py */payment/store.py */payment/verify.py
 
 .PHONY: test
-test: $(DEV_INSTALLED) mariadb mariabackup haproxy systemd curl compiler promtool check ## Run every check and every test, with coverage
+test: $(DEV_INSTALLED) mariadb mariabackup haproxy systemd curl compiler promtool wrk check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov $(IN_PARALLEL)
 	$(BIN)/python -m coverage report --include="$$(tr ' ' , <<< '$(MONEY)')" --fail-under=100
+	@$(BIN)/python -m bench.guard
+
+# make guard RECORD=1
+.PHONY: guard
+guard: $(DEV_INSTALLED) wrk ## Fail if a payment has become slower; RECORD=1 writes down how fast it is
+	@$(BIN)/python -m bench.guard $(if $(RECORD),--record)
 
 # make bench WRITE=1 SECONDS_EACH=20
 .PHONY: bench
