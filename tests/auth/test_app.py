@@ -3,10 +3,10 @@
 from ewallet.auth.app import create_app
 from ewallet.auth.worker import Forgetting, Recovery
 from ewallet.kernel.clock import system_clock
-from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import PublicKeys, Verifier
 from tests.support.auth import INTERNAL_SECRET, Wallets, http_client, running
+from tests.support.migrated import migrate
 
 
 async def no_keys() -> PublicKeys:

@@ -18,11 +18,11 @@ from ewallet.gateway.domain import route_of
 from ewallet.kernel.caller import Role
 from ewallet.kernel.errors import Reason
 from ewallet.plumbing.http.contract import ANY_USER, EVERYONE, STAFF
-from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.settings import SERVICES, Settings
 from ewallet.plumbing.tokens import sign
 from ewallet.together import create_together
 from tests.support.gateway import claims
+from tests.support.migrated import migrate
 from tests.support.notification import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,7 +8,7 @@ from ewallet.notification import store
 from ewallet.notification.domain.deliveries import Progress, State
 from ewallet.notification.domain.endpoints import EndpointStatus
 from ewallet.plumbing.database import Database, open_database
-from ewallet.plumbing.migrations import migrate
+from tests.support.migrated import migrate
 from tests.support.notification import MERCHANT, NOW
 
 ONE, OTHER = "own_one", "own_other"

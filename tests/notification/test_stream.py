@@ -18,7 +18,7 @@ from ewallet.notification.senders.streams import STREAMS_PER_USER
 from ewallet.notification.service import NotificationService
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.http.streams import EndingStreams
-from ewallet.plumbing.migrations import migrate
+from tests.support.migrated import migrate
 from tests.support.notification import (
     CUSTOMER,
     LANGUAGES,

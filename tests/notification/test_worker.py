@@ -11,7 +11,7 @@ from ewallet.notification.senders.streams import Listener, Listeners
 from ewallet.notification.service import NotificationService
 from ewallet.notification.worker import Watch
 from ewallet.plumbing.database import Database
-from ewallet.plumbing.migrations import migrate
+from tests.support.migrated import migrate
 from tests.support.notification import CUSTOMER, LANGUAGES, MERCHANT, STRANGER, payment_event
 from tests.support.plumbing import opened
 

@@ -31,7 +31,6 @@ from ewallet.payment.service import PaymentService
 from ewallet.payment.store import operations, outbox, payments
 from ewallet.payment.worker import Recovery
 from ewallet.plumbing.database import Database, open_database
-from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.reconciling import Case
 from ewallet.plumbing.verifying import count
@@ -40,6 +39,7 @@ from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import MoveMoney
 from ewallet.wallet.service import WalletService
 from ewallet.wallet.store import accounts, groups, keys
+from tests.support.migrated import migrate
 from tests.support.notification import LANGUAGES
 from tests.support.payment import (
     ADMIN,

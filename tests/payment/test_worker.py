@@ -8,9 +8,9 @@ import pytest
 from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.payment.reconcile import Reconciliation
 from ewallet.payment.worker import Reconciling
-from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.reconciling import Case
 from ewallet.plumbing.telemetry import DISAGREEMENTS_LEFT
+from tests.support.migrated import migrate
 from tests.support.payment import NOW
 from tests.support.plumbing import ManualClock, opened
 

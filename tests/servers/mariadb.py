@@ -137,6 +137,7 @@ class MariaDB:
             user="root",
             init_command=f"SET lock_wait_timeout = {LOCK_WAIT_SECONDS}",
             autocommit=True,
+            ssl_disabled=True,  # or it loads the system's certificates each time, for 35 ms
         )
 
 

@@ -20,10 +20,10 @@ from ewallet.kernel.errors import OutcomeUnknown, Refusal, unwrap
 from ewallet.plumbing.database import Database, open_database, transaction_open
 from ewallet.plumbing.http.application import service_application
 from ewallet.plumbing.http.edge import Edge
-from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import PublicKeys, Verifier
 from ewallet.wallet.messages import GroupOrder, GroupOutcome, OpenWallet
+from tests.support.migrated import migrate
 from tests.support.plumbing import ManualClock
 
 INTERNAL_SECRET = "a secret that only the services of this test know"

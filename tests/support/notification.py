@@ -21,10 +21,10 @@ from ewallet.notification.service import NotificationService
 from ewallet.notification.templates import load_languages
 from ewallet.plumbing.http.application import House
 from ewallet.plumbing.http.edge import Edge
-from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
+from tests.support.migrated import migrate
 
 NOW = 1_790_000_000_000_000
 INTERNAL_SECRET = "a secret that only the services of this test know"

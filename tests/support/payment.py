@@ -27,7 +27,6 @@ from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.service import Answered, PaymentService
 from ewallet.plumbing.database import Database, open_database, transaction_open
 from ewallet.plumbing.http.edge import Edge
-from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.outbox import Event, Undeliverable
 from ewallet.plumbing.reconciling import KeptEvents
 from ewallet.plumbing.settings import Settings
@@ -44,6 +43,7 @@ from ewallet.wallet.messages import (
     fees_account,
     wallet_account,
 )
+from tests.support.migrated import migrate
 
 NOW = 1_790_000_000_000_000
 KEY = generate_private_key(SECP256R1())

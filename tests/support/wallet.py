@@ -16,7 +16,6 @@ from ewallet.kernel.errors import unwrap
 from ewallet.kernel.ids import new_id
 from ewallet.plumbing.database import Database, open_database
 from ewallet.plumbing.http.edge import Edge
-from ewallet.plumbing.migrations import migrate
 from ewallet.plumbing.outbox import Event, Undeliverable
 from ewallet.plumbing.reconciling import KeptEvent, KeptEvents
 from ewallet.plumbing.settings import Settings
@@ -32,6 +31,7 @@ from ewallet.wallet.messages import (
     wallet_account,
 )
 from ewallet.wallet.service import Moved, WalletService
+from tests.support.migrated import migrate
 
 NOW = 1_790_000_000_000_000  # some moment, in microseconds since the epoch
 

@@ -16,10 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from ssl import CERT_NONE, PROTOCOL_TLS_CLIENT, SSLContext
 from typing import Any, NamedTuple, TypeVar
 
 import stamina
+from pymysql.connections import Connection as PymysqlConnection
 from pymysql.constants import SERVER_STATUS
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -357,6 +360,28 @@ def _sqlite_engine(url: URL, *, writer: bool) -> Engine:
     return engine
 
 
+class _ServerConnection(PymysqlConnection):
+    """A connection that uses TLS where the server offers it, as the driver's own does.
+
+    Where the URL names no certificates, none is checked. The driver loads all those of the system nevertheless, 35 ms
+    of processor time for each connection.
+    """
+
+    def _create_ssl_ctx(self, options: dict[str, Any]) -> SSLContext:
+        if not options:
+            return _without_certificates()
+        made: SSLContext = super()._create_ssl_ctx(options)  # type: ignore[misc]  # the stubs leave it out
+        return made
+
+
+@cache
+def _without_certificates() -> SSLContext:
+    context = SSLContext(PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = CERT_NONE
+    return context
+
+
 def _mysql_engine(url: URL, statement_seconds: int) -> Engine:
     engine = create_engine(
         url.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"}),
@@ -367,6 +392,10 @@ def _mysql_engine(url: URL, statement_seconds: int) -> Engine:
         pool_reset_on_return=None,  # every transaction of ours ends by itself, but see below: one round trip less
         connect_args={"connect_timeout": 3, "read_timeout": statement_seconds, "write_timeout": 10},
     )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        return _ServerConnection(*arguments, **options)
 
     @event.listens_for(engine, "connect")
     def set_session(connection: Any, _record: Any) -> None:
