@@ -21,7 +21,7 @@ from tests.chaos.world import Tally, World, Worlds
 from tests.servers.galera import Cluster, Node
 from tests.support.platform import Way
 
-VOLLEY_EVERY_SECONDS = 0.25
+VOLLEY_EVERY_SECONDS = 0.5
 """An outage lasts for seconds, in which everybody waits: what has waited must not take minutes afterwards."""
 
 LOOK_EVERY_SECONDS = 0.2

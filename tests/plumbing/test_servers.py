@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ewallet.plumbing.servers import weaknesses
+from tests.servers.galera import AS_DOCUMENTED, PROVIDER
 from tests.servers.mariadb import DURABLE, MariaDB, running_mariadb
 from tests.support.plumbing import opened
 from tests.support.ports import free_port
@@ -89,13 +90,17 @@ def galera_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
     port = free_port()
     with running_mariadb(
         tmp_path_factory.mktemp("galera"),
-        *DURABLE,
-        "--wsrep-on=ON",
-        "--wsrep-provider=/usr/lib/galera/libgalera_smm.so",  # of `galera-4`, which `mariadb-server` brings along
+        *AS_DOCUMENTED,
         "--wsrep-cluster-address=gcomm://",
         "--wsrep-node-address=127.0.0.1",
         f"--wsrep-provider-options=gcache.size=8M;base_port={port};gmcast.listen_addr=tcp://127.0.0.1:{port}",
-        "--binlog-format=ROW",
-        "--innodb-autoinc-lock-mode=2",
     ) as server:
         yield server
+
+
+def test_a_galera_node_without_a_binary_log_is_told_to_have_one(tmp_path: Path) -> None:
+    provider = f"--wsrep-provider={PROVIDER}"
+    with running_mariadb(tmp_path, *DURABLE, provider, "--wsrep-sync-wait=7", "--binlog-format=ROW") as server:
+        said = advice_of(server)
+
+    assert [advice.split()[0] for advice in said] == ["log_bin", "wsrep_on"]

@@ -19,7 +19,7 @@ import pymysql
 
 from tests.house.tree import ROOT
 from tests.servers.haproxy import running_haproxy
-from tests.servers.mariadb import DURABLE, USER, MariaDB, command, initialise, prepare
+from tests.servers.mariadb import USER, MariaDB, command, initialise, prepare
 from tests.support.platform import wait_until
 from tests.support.ports import free_port
 
@@ -27,6 +27,10 @@ NODES = 3
 PROVIDER = Path("/usr/lib/galera/libgalera_smm.so")
 IN_STEP_WITHIN_SECONDS = 60  # it takes a few; a busy machine may take many
 AS_DOCUMENTED = (
+    "--innodb-flush-log-at-trx-commit=1",
+    "--log-bin=binlog",
+    "--log-slave-updates",
+    "--sync-binlog=1",
     "--wsrep-on=ON",
     f"--wsrep-provider={PROVIDER}",
     "--wsrep-cluster-name=ewallet",
@@ -34,9 +38,10 @@ AS_DOCUMENTED = (
     "--wsrep-sst-method=mariabackup",
     "--wsrep-sst-auth=root:",
     "--binlog-format=ROW",
-    "--innodb-autoinc-lock-mode=2",
     "--log-bin-trust-function-creators=ON",
+    "--innodb-autoinc-lock-mode=2",
 )
+SMALL = ("--innodb-log-file-size=16M",)
 # A silent node is given up after a second instead of five, because tests wait for it. What a node may have missed is
 # kept in a small file, because all this may lie in memory.
 PROVIDER_OPTIONS = {
@@ -221,7 +226,7 @@ def _nodes(folder: Path) -> list[Node]:
     for number, port in enumerate(ports, start=1):
         own = folder / f"node{number}"
         own.mkdir(parents=True)
-        node = Node(own, (*DURABLE, *AS_DOCUMENTED, *_addresses(own.name, port, ports)), password=password)
+        node = Node(own, (*AS_DOCUMENTED, *SMALL, *_addresses(own.name, port, ports)), password=password)
         prepare(node)
         with (own / "init.sql").open("a") as file:
             file.write(CREATE_CHECKER)

@@ -30,7 +30,7 @@ _SERVER_ADVICE = {
     1203: "the user has too many connections: raise max_user_connections",
     1226: "the user has used up what the server grants it: raise the limit",
     1290: "the server is read-only",
-    1419: "the server's binary log is on, so triggers need log_bin_trust_function_creators = 1: set it, for migrating",
+    1419: "the server has a binary log or is a Galera node: set log_bin_trust_function_creators = 1, for migrating",
     1665: "the server's binary log cannot hold this: set binlog_format to ROW",
     1698: "user or password are wrong",
     1792: "the server is read-only",
