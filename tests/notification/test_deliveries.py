@@ -1,8 +1,11 @@
 """Who may send to a receiver, and what is due: on both databases, with several processes."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
+from sqlalchemy import Connection
 
 from ewallet.notification import store
 from ewallet.notification.domain.deliveries import Progress, State
@@ -18,11 +21,24 @@ LEASE = 5
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def url(database_url: str) -> str:
     migrate("notification", database_url)
-    database = open_database(database_url, "notification")
+    return database_url
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = open_database(url, "notification")
     yield database
     database.close()
+
+
+@pytest.fixture
+def other_process(url: str) -> Iterator[Database]:
+    """A second set of connections: all that another process has in common with this one is the database."""
+    other = open_database(url, "notification")
+    yield other
+    other.close()
 
 
 @pytest.fixture
@@ -116,6 +132,32 @@ def test_what_is_added_while_a_receiver_is_given_back_is_not_forgotten(database:
     database.transact(lambda tx: store.give_back(tx, hook, ONE))
 
     assert claim(database, OTHER, NOW) == [hook]
+
+
+def test_what_another_process_is_adding_to_a_receiver_that_is_given_back_is_not_forgotten(
+    database: Database, other_process: Database, hook: str
+) -> None:
+    """It cannot be seen before its commit, so giving back has to wait for it."""
+    add(database, "a")
+    claim(database, ONE, NOW)
+    settle(database, 1, Progress(State.DELIVERED, 1, NOW))
+    added, commit = threading.Event(), threading.Event()
+
+    def add_slowly(tx: Connection) -> None:
+        store.add_deliveries(tx, [store.NewDelivery("dlv_2", HOOK, "evt_2", "payment.failed", "b", "{}", NOW + SECOND)])
+        added.set()
+        assert commit.wait(10)
+
+    with ThreadPoolExecutor(2) as threads:
+        adding = threads.submit(other_process.transact, add_slowly)
+        assert added.wait(10)
+        returning = threads.submit(database.transact, lambda tx: store.give_back(tx, hook, ONE))
+        wait([returning], timeout=0.2)  # as long as it likes, were it not for the other
+        commit.set()
+        adding.result()
+
+    assert returning.result() == NOW + SECOND
+    assert claim(database, OTHER, NOW + SECOND) == [hook]
 
 
 def test_a_receiver_comes_back_when_its_next_attempt_is_due(database: Database, hook: str) -> None:

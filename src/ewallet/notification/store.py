@@ -364,12 +364,17 @@ _NEW_COLUMNS = (
 
 
 def call(tx: Connection, receiver_ids: Collection[str], at: int) -> None:
-    """Have somebody look after receivers at that time, if not before."""
+    """Have somebody look after receivers at that time, if not before.
+
+    No condition leaves a row out: InnoDB lets go, at READ COMMITTED, of what an UPDATE has not matched, and whoever
+    gives a receiver back must wait here for what is being added.
+    """
     ids = statements.in_list(receiver_ids)
     statements.run(
         tx,
-        f"UPDATE {receivers.name} SET next_at = ? WHERE id IN {statements.marks(len(ids))} AND next_at > ?",  # noqa: S608  # names of ours; values are bound
-        (at, *ids, at),
+        f"UPDATE {receivers.name} SET next_at = CASE WHEN next_at > ? THEN ? ELSE next_at END "  # noqa: S608  # names of ours; values are bound
+        f"WHERE id IN {statements.marks(len(ids))}",
+        (at, at, *ids),
     )
 
 
