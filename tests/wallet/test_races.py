@@ -380,6 +380,31 @@ async def test_a_hold_that_two_workers_expire_at_once_is_released_once(database_
         assert faults_in(first) == []
 
 
+async def test_a_hold_that_one_process_calls_expired_no_other_one_finishes(database_url: str) -> None:
+    """Their clocks differ: the one behind would still find the hold alive, and the payment would have two ends."""
+    clock, ahead = ManualClock(NOW), ManualClock(NOW)
+    async with running_wallet(database_url, clock=ahead) as first, running_wallet(database_url, clock=clock) as second:
+        await open_wallet(second, ALICE, amount=100)
+        await open_wallet(second, BOB)
+        held = transfer(ALICE, BOB, 60, kind=TransferKind.PENDING, timeout_seconds=10)
+        await second.post_group(group(held))
+        clock.pass_seconds(9)
+        ahead.pass_seconds(10)
+        void, post = (
+            group(transfer(ALICE, BOB, 60, kind=kind, pending_id=held.id))
+            for kind in (TransferKind.VOID, TransferKind.POST)
+        )
+
+        refusals = [await first.post_group(void), await second.post_group(post)]
+
+        assert [refusal.verdict for refusal in refusals if isinstance(refusal, GroupRefused)] == [
+            "pending_transfer_expired",
+            "pending_transfer_expired",
+        ]
+        assert await available(second, ALICE) == 100
+        assert faults_in(second) == []
+
+
 async def test_one_wallet_opened_by_two_at_once_is_one_wallet(two_wallets: Two) -> None:
     """The second of them, or of the platform's accounts, must not overwrite money that is there meanwhile."""
     orders = [

@@ -467,6 +467,8 @@ class _Batch:
         as_of: int | None = None,
     ) -> list[Entry] | Verdict:
         applied = ledger.apply(self.book, transfers, self.now, spender=spender, as_of=as_of)
+        if applied is Verdict.PENDING_TRANSFER_EXPIRED:
+            self._release_due(transfers)
         if isinstance(applied, Verdict):
             return applied
         for entry in applied:
@@ -508,9 +510,17 @@ class _Batch:
         self.new_groups.append(stored)
         return stored
 
+    def _release_due(self, transfers: Sequence[Transfer]) -> None:
+        """End the holds that transfers came too late for: no process whose clock is behind may still finish them."""
+        for transfer in transfers:
+            if (hold := self.book.holds.get(transfer.pending_id or "")) is not None:
+                self._release(hold)
+
     def expire(self, expiry: Expiry) -> bool:
         """End a hold whose time is over; False where it ended otherwise meanwhile."""
-        hold = self.book.holds[expiry.hold.id]
+        return self._release(self.book.holds[expiry.hold.id])
+
+    def _release(self, hold: Hold) -> bool:
         if not ledger.expire(self.book, hold, self.now):
             return False
         self.changed_holds[hold.id] = hold
