@@ -3,7 +3,9 @@
 import os
 import re
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import httpx2
 import pytest
 
 from tests.cli.conftest import Run
-from tests.support.platform import START_SECONDS, Process, clean_environment, run_command, wait_until
+from tests.support.platform import PRODUCT, START_SECONDS, Process, clean_environment, run_command, wait_until
 from tests.support.ports import free_port, neighbouring_ports
 
 SERVICES = ("auth", "wallet", "payment", "notification")
@@ -38,10 +40,10 @@ def metrics_at(port: int) -> str:
 class Gateway:
     """A gateway with two workers."""
 
-    def __init__(self, folder: Path, **more: str) -> None:
+    def __init__(self, folder: Path, *, launcher: Sequence[str] = PRODUCT, **more: str) -> None:
         environment = settings(folder, EWALLET_DRAIN_SECONDS="1", **more)
         self.address = f"http://127.0.0.1:{environment['EWALLET_PORT']}"
-        self.process = Process(("serve", "gateway", "--workers", "2"), environment, folder / "log")
+        self.process = Process(("serve", "gateway", "--workers", "2"), environment, folder / "log", launcher)
         self.process.start()
         wait_until(lambda: len(self.workers) == 2, START_SECONDS, self.process.log.read_text)
 
@@ -72,6 +74,28 @@ def test_a_worker_that_is_killed_is_replaced_and_the_port_answers_all_the_while(
     assert gateway.live().is_success
     wait_until(lambda: len(gateway.workers - before) == 1, START_SECONDS, gateway.process.log.read_text)
     assert "worker.replaced" in gateway.process.log.read_text()
+
+
+def test_the_end_of_a_child_that_is_no_worker_harms_nobody(tmp_path: Path) -> None:
+    """What a script has started before it became us is our child; so are all orphans of a container."""
+    gateway = Gateway(tmp_path, launcher=("sh", "-c", 'true & exec "$@"', "sh", *PRODUCT))
+    try:
+        assert gateway.live().is_success
+        gateway.process.signal(signal.SIGTERM)
+        assert gateway.process.exit_status() == 0, gateway.process.log.read_text()
+    finally:
+        gateway.process.kill()
+
+
+def test_a_first_worker_that_is_killed_before_it_serves_is_an_error() -> None:
+    """Whoever started us finds out; the others would not have been started either."""
+    killed = (
+        "import os, signal; from ewallet.cli.workers import Workers; "
+        "Workers(lambda *_: os.kill(os.getpid(), signal.SIGKILL), announce=lambda: print('started')).run(3)"
+    )
+    ended = subprocess.run([sys.executable, "-c", killed], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (ended.returncode, ended.stdout) == (1, ""), ended.stderr
 
 
 def test_what_the_workers_count_adds_up(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Workers:
 
         A worker that dies, or ends well without being asked to, is replaced. One that ends with an error has said what
         is wrong, and all others stop too: the exit status is its own. The first one goes ahead, so that what is wrong
-        with all of them is said once.
+        with all of them is said once; where it is killed before it serves, there are no others.
         """
         for number in _STOP_SIGNALS:
             signal.signal(number, self._stop)
@@ -51,9 +51,12 @@ class Workers:
             self._announce()
             for _ in range(count - 1):
                 self._start()
+        else:
+            self._stopping = True  # it has said what is wrong, or was killed: the same would happen to the next one
         while self._started_at:
             process_id, status = os.wait()
-            self._ended(process_id, os.waitstatus_to_exitcode(status))
+            if process_id in self._started_at:  # the first process of a container gets everybody's orphans, too
+                self._ended(process_id, os.waitstatus_to_exitcode(status))
         sys.exit(self._status)
 
     def _first_has_started(self) -> bool:
