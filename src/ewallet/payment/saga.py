@@ -129,6 +129,7 @@ class Saga:
         self._steps: Batcher[Step, Intent] = Batcher(database, self._apply)
         self._flights: dict[str, Flight] = {}
         self._failing_since: dict[str, int] = {}
+        # As the wallet answered last, whoever asked: a full disk is everybody's, and time may be up before it answers again.
         self._wallet_stores = True
 
     # --- a request ------------------------------------------------------------------------------------------------
@@ -167,8 +168,8 @@ class Saga:
                 return await self._settle(Settle(stored, verdict, caller))
         except (OutcomeUnknown, Overloaded, TimeoutError) as error:
             log.warning("payment.outcome_unknown", payment=intent.own.id, error=repr(error))
-            nothing_stored = isinstance(error, StorageUnavailable) or not self._wallet_stores
-            raise Refused(_unknown_outcome(intent.payment, nothing_stored=nothing_stored)) from error
+            disk_refuses = isinstance(error, StorageUnavailable) or not self._wallet_stores
+            raise Refused(_unknown_outcome(intent.payment, disk_refuses=disk_refuses)) from error
 
     def _latest_beginning(self) -> float:
         """When a request that has not been begun is not worth it any more: nobody waits for its answer."""
@@ -487,9 +488,9 @@ def outcome_of_copy(stored: Intent, request_hash: str) -> Intent | Refusal:
     return _IN_PROGRESS if stored.own.is_pending else stored
 
 
-def _unknown_outcome(payment: Payment, *, nothing_stored: bool) -> Refusal:
-    """What a request hears; with ``nothing_stored`` because a disk, ours or the wallet's, takes nothing."""
-    if nothing_stored:
+def _unknown_outcome(payment: Payment, *, disk_refuses: bool) -> Refusal:
+    """What a request hears; with ``disk_refuses`` because a disk, ours or the wallet's, takes nothing."""
+    if disk_refuses:
         return Refusal(
             Reason.STORAGE_UNAVAILABLE,
             "The outcome cannot be stored at the moment: look at the payment later, or repeat with the same key.",
