@@ -129,7 +129,7 @@ class Saga:
         self._steps: Batcher[Step, Intent] = Batcher(database, self._apply)
         self._flights: dict[str, Flight] = {}
         self._failing_since: dict[str, int] = {}
-        # As the wallet answered last, whoever asked: a full disk is everybody's, and time may be up before it answers again.
+        # As the wallet answered last, whoever asked: a full disk is everybody's, and time may be up before it answers.
         self._wallet_stores = True
 
     # --- a request ------------------------------------------------------------------------------------------------
