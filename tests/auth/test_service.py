@@ -29,7 +29,7 @@ def reason(answer: object) -> Reason:
 
 async def actions(auth: Auth, *, subject: str | None = None) -> list[tuple[str, str, str]]:
     """Actor, action and result of the audit's records, oldest first; the chain they are in must hold."""
-    page = await auth.service.audit(ADMIN, subject=subject, request_id=None, limit=100, cursor=None)
+    page = await auth.service.audit_trail(ADMIN, subject=subject, request_id=None, limit=100, cursor=None)
     assert faults_in(auth.service) == []
     return [(item.actor, item.action, item.result) for item in reversed(page.items)]
 
@@ -507,7 +507,7 @@ async def test_audit_pages_follow_each_other_newest_first(database_url: str) -> 
             unwrap(await auth.service.create_client(ADMIN, f"shop {number}"))
         names, cursor = [], None
         for _ in range(3):
-            page = await auth.service.audit(ADMIN, subject=None, request_id=None, limit=2, cursor=cursor)
+            page = await auth.service.audit_trail(ADMIN, subject=None, request_id=None, limit=2, cursor=cursor)
             names += [item.detail["name"] for item in page.items]
             cursor = page.next_cursor
 

@@ -15,7 +15,6 @@ from litestar.params import JSONBody, QueryParameter, URLEncodedBody
 from ewallet.auth.client import KEYS_PATH
 from ewallet.auth.domain import Visitor
 from ewallet.auth.messages import (
-    AuthAuditList,
     ClientCredentials,
     JsonWebKeySet,
     Login,
@@ -45,6 +44,7 @@ from ewallet.plumbing.http.contract import (
     public,
     request_id_of,
 )
+from ewallet.plumbing.http.trails import AuditRequest, AuditTrail
 
 SUBJECT_HEADER = "X-Auth-Subject"
 ROLE_HEADER = "X-Auth-Role"
@@ -52,9 +52,6 @@ ROLE_HEADER = "X-Auth-Role"
 # The database compares both as ASCII, so nothing else is let through to it.
 AuditSubject = Annotated[
     str | None, QueryParameter(pattern="^[!-~]{1,64}$", description="only records about this user, client or key")
-]
-AuditRequest = Annotated[
-    str | None, QueryParameter(name="requestId", pattern="^[!-~]{1,128}$", description="only records of this request")
 ]
 
 
@@ -129,9 +126,9 @@ def routes(service: AuthService) -> list[HTTPRouteHandler]:
         request_id: AuditRequest = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
-    ) -> AuthAuditList:
+    ) -> AuditTrail:
         """Who did what to what, when, in which request, with what result."""
-        return await service.audit(
+        return await service.audit_trail(
             caller_of(request), subject=subject, request_id=request_id, limit=limit, cursor=cursor
         )
 

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey, EllipticCurvePublicNumbers
@@ -159,27 +159,3 @@ def _decode_coordinate(text: str) -> int:
 
 def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-# --- audit -------------------------------------------------------------------------------------------------------
-
-
-class AuthAuditRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One record of the audit chain; ``hash`` covers it and, through the hash before it, every earlier record."""
-
-    sequence: int
-    at: str
-    actor: str
-    action: str
-    subject: str
-    request_id: str
-    result: str
-    detail: dict[str, Any]
-    hash: str
-
-
-class AuthAuditList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A page of audit records, newest first."""
-
-    items: list[AuthAuditRecord]
-    next_cursor: str | None

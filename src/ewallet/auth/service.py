@@ -7,21 +7,17 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 from weakref import WeakValueDictionary
 
-import msgspec
 import stamina
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from msgspec import Meta
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from ewallet.auth import domain, store
 from ewallet.auth.domain import ANONYMOUS, Continued, Limit, Reused, Session, SessionBook, SigningKey, User, Visitor
 from ewallet.auth.messages import (
-    AuthAuditList,
-    AuthAuditRecord,
     ClientCredentials,
     JsonWebKey,
     JsonWebKeySet,
@@ -40,7 +36,7 @@ from ewallet.kernel.ids import is_id, new_id
 from ewallet.plumbing.audit import SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
-from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
+from ewallet.plumbing.http.trails import AuditTrail, audit_trail
 from ewallet.plumbing.passwords import PasswordHasher
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
@@ -66,9 +62,6 @@ RECOVERY_LEASE_SECONDS = 30
 INVALID_CREDENTIALS = Refusal(Reason.INVALID_CREDENTIALS, "The credentials are not valid.")
 INVALID_REFRESH_TOKEN = Refusal(Reason.INVALID_TOKEN, "The refresh token is unknown, spent or expired: log in again.")
 EMAIL_TAKEN = Refusal(Reason.EMAIL_TAKEN, "There is an account with this e-mail address.")
-
-AuditPosition = tuple[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
-"""Where a page of the audit ends: a record's sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,17 +544,12 @@ class AuthService:
 
     # --- records ---------------------------------------------------------------------------------------------------
 
-    async def audit(
+    async def audit_trail(
         self, _caller: Caller, *, subject: str | None, request_id: str | None, limit: int, cursor: str | None
-    ) -> AuthAuditList:
-        """Audit records, newest first; for administrators."""
-        before = decode_cursor(cursor, AuditPosition)[0] if cursor is not None else None
-        rows = await self._database.reading(
-            lambda tx: store.audit.find(tx, subject=subject, request_id=request_id, before=before, limit=limit + 1)
-        )
-        return AuthAuditList(
-            items=[_audit_entry(row) for row in rows[:limit]],
-            next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
+    ) -> AuditTrail:
+        """Audit records, newest first. Raises Refused where the cursor is none of ours."""
+        return await audit_trail(
+            self._database, store.audit, subject=subject, request_id=request_id, limit=limit, cursor=cursor
         )
 
     def _append_records(self, tx: Connection, records: Sequence[AuditRecord]) -> list[None]:
@@ -679,18 +667,4 @@ def _view(user: User) -> UserView:
         full_name=user.full_name,
         role=user.role,
         created_at=rfc3339(user.created_at),
-    )
-
-
-def _audit_entry(row: Row[Any]) -> AuthAuditRecord:
-    return AuthAuditRecord(
-        sequence=row.sequence,
-        at=rfc3339(row.at),
-        actor=row.actor,
-        action=row.action,
-        subject=row.subject,
-        request_id=row.request_id,
-        result=row.result,
-        detail=msgspec.json.decode(row.detail),
-        hash=row.hash,
     )

@@ -12,7 +12,6 @@ from ewallet.kernel.errors import InvariantBroken, Reason, Refusal, Refused, inv
 from ewallet.payment.domain.payments import PaymentStatus
 from ewallet.payment.messages import (
     MAXIMUM_BULK_BYTES,
-    AuditTrail,
     BulkItem,
     BulkOutcome,
     CapturePayment,
@@ -44,6 +43,7 @@ from ewallet.plumbing.http.contract import (
     request_id_of,
 )
 from ewallet.plumbing.http.problems import logged_refusal_of, problem, problem_response
+from ewallet.plumbing.http.trails import AuditRequest, AuditTrail
 
 Status = Annotated[PaymentStatus | None, QueryParameter(description="only payments in this state")]
 From = Annotated[
@@ -56,9 +56,6 @@ To = Annotated[
 ]
 AuditSubject = Annotated[
     str | None, QueryParameter(pattern="^[!-~]{1,64}$", description="only records about this `transactionId`")
-]
-AuditRequest = Annotated[
-    str | None, QueryParameter(name="requestId", pattern="^[!-~]{1,128}$", description="only records of this request")
 ]
 
 PAYEES = frozenset({Role.MERCHANT, Role.ADMIN})

@@ -177,24 +177,3 @@ class PaymentHistory(msgspec.Struct, frozen=True):
     """Every state that a payment went through, in order."""
 
     items: list[HistoryEntry]
-
-
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Who did what to what, when, in which request, with what result; ``hash`` chains it to the one before."""
-
-    sequence: int
-    at: str
-    actor: str
-    action: str
-    subject: str
-    request_id: str
-    result: str
-    detail: dict[str, Any]
-    hash: str
-
-
-class AuditTrail(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Audit records, newest first."""
-
-    items: list[AuditEntry]
-    next_cursor: str | None

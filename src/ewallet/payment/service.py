@@ -24,13 +24,11 @@ from ewallet.payment.saga import REQUEST_SECONDS, Saga, outcome_of_copy
 from ewallet.plumbing.batching import MAXIMUM_BATCH, Gatherer
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
+from ewallet.plumbing.http.trails import AuditTrail, audit_trail
 from ewallet.wallet.client import WalletClient
 
 IdPosition = tuple[Annotated[str, Meta(pattern=ID_PATTERN)]]
 """Where a page of payments or refunds ends: an id."""
-
-AuditPosition = tuple[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
-"""Where a page of the audit ends: a sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,15 +334,10 @@ class PaymentService:
 
     async def audit_trail(
         self, _caller: Caller, *, subject: str | None, request_id: str | None, limit: int, cursor: str | None
-    ) -> messages.AuditTrail:
-        """Audit records, newest first."""
-        before = decode_cursor(cursor, AuditPosition)[0] if cursor is not None else None
-        rows = await self._database.reading(
-            lambda tx: store.audit.find(tx, subject=subject, request_id=request_id, before=before, limit=limit + 1)
-        )
-        return messages.AuditTrail(
-            items=[_audit_entry(row) for row in rows[:limit]],
-            next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
+    ) -> AuditTrail:
+        """Audit records, newest first. Raises Refused where the cursor is none of ours."""
+        return await audit_trail(
+            self._database, store.audit, subject=subject, request_id=request_id, limit=limit, cursor=cursor
         )
 
 
@@ -414,17 +407,3 @@ def _refund_message(payment: Payment, refund: Operation) -> messages.Refund:
 
 def _history_entry(row: Row[Any]) -> messages.HistoryEntry:
     return messages.HistoryEntry(status=row.status, at=rfc3339(row.at), actor=row.actor, reason=row.reason or UNSET)
-
-
-def _audit_entry(row: Row[Any]) -> messages.AuditEntry:
-    return messages.AuditEntry(
-        sequence=row.sequence,
-        at=rfc3339(row.at),
-        actor=row.actor,
-        action=row.action,
-        subject=row.subject,
-        request_id=row.request_id,
-        result=row.result,
-        detail=msgspec.json.decode(row.detail),
-        hash=row.hash,
-    )

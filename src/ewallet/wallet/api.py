@@ -26,6 +26,7 @@ from ewallet.plumbing.http.contract import (
     protected,
 )
 from ewallet.plumbing.http.problems import problem_response
+from ewallet.plumbing.http.trails import AuditRequest, AuditTrail
 from ewallet.plumbing.reconciling import Compared
 from ewallet.wallet.client import (
     ABANDONS_PATH,
@@ -40,7 +41,6 @@ from ewallet.wallet.client import (
 )
 from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import (
-    AuditTrail,
     ChangeStatus,
     Compare,
     FindOrders,
@@ -91,10 +91,6 @@ To = Annotated[
 AuditSubject = Annotated[
     str | None,
     QueryParameter(pattern="^[!-~]{1,64}$", description="only records about this `customerId` or `transactionId`"),
-]
-AuditRequest = Annotated[
-    str | None,
-    QueryParameter(name="requestId", pattern="^[!-~]{1,128}$", description="only records of this request"),
 ]
 
 

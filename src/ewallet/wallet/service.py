@@ -26,6 +26,7 @@ from ewallet.plumbing.batching import Batcher, Gatherer
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.deadlines import request_ends_at
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
+from ewallet.plumbing.http.trails import AuditTrail, audit_trail
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.reconciling import Case, Compared, KeptEvent, Receiver, Retelling
 from ewallet.plumbing.verifying import digest
@@ -55,8 +56,6 @@ from ewallet.wallet.domain.nouns import (
 from ewallet.wallet.domain.verdicts import Verdict, refusal_of
 from ewallet.wallet.domain.wallets import CLOSED, Change, Status, Wallet, set_status, status_after
 from ewallet.wallet.messages import (
-    AuditEntry,
-    AuditTrail,
     BalanceView,
     GroupOrder,
     GroupOutcome,
@@ -857,14 +856,9 @@ class WalletService:
     async def audit_trail(
         self, _caller: Caller, *, subject: str | None, request_id: str | None, limit: int, cursor: str | None
     ) -> AuditTrail:
-        """Audit records newest first. Raises Refused where the cursor is none of ours."""
-        before = decode_cursor(cursor, Position)[0] if cursor is not None else None
-        rows = await self._database.reading(
-            lambda tx: store.audit.find(tx, subject=subject, request_id=request_id, before=before, limit=limit + 1)
-        )
-        return AuditTrail(
-            items=[_audit_entry(row) for row in rows[:limit]],
-            next_cursor=encode_cursor(rows[limit - 1].sequence) if len(rows) > limit else None,
+        """Audit records, newest first. Raises Refused where the cursor is none of ours."""
+        return await audit_trail(
+            self._database, store.audit, subject=subject, request_id=request_id, limit=limit, cursor=cursor
         )
 
     # --- for workers and operators
@@ -1105,18 +1099,4 @@ def _statement_entry(row: Any) -> StatementEntry:
         reference=row.reference,
         description=row.description,
         created_at=rfc3339(row.at),
-    )
-
-
-def _audit_entry(row: Any) -> AuditEntry:
-    return AuditEntry(
-        sequence=row.sequence,
-        at=rfc3339(row.at),
-        actor=row.actor,
-        action=row.action,
-        subject=row.subject,
-        request_id=row.request_id,
-        result=row.result,
-        detail=msgspec.json.decode(row.detail),
-        hash=row.hash,
     )
