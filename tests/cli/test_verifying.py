@@ -69,7 +69,7 @@ def test_books_in_order_are_ticked_off_with_their_counts(
     verify(settings)
 
     shown = capsys.readouterr().out
-    assert [line[0] for line in shown.splitlines()] == ["✓", "✓", "✓"]
+    assert [line[0] for line in shown.splitlines()] == ["✓", "✓", "✓", "✓"]
     assert "3 transfers" in shown
 
 

@@ -67,6 +67,7 @@ READS = [
     ("admin", "/payment", f"[] {PAYMENT}"),
     ("admin", "/payment/audit", f"[] {AUDIT}"),
     ("admin", "/auth/audit", f"[] {AUDIT}"),
+    ("admin", "/notification/audit", "items nextCursor"),
     ("customer", "/notification", "[] notificationId event title body data readAt createdAt"),
     ("customer", "/health/live", "status"),
     ("customer", "/health/ready", "status services"),

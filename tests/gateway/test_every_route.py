@@ -98,6 +98,7 @@ CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
     "GET /payment/{transactionId}": (EVERYONE, set()),
     "GET /payment/{transactionId}/history": (EVERYONE, set()),
     "GET /payment/audit": (ADMIN, set()),
+    "GET /notification/audit": (ADMIN, set()),
     "GET /notification": (ANY_USER, set()),
     "POST /notification/{notificationId}/read": (ANY_USER, set()),
     "GET /notification/stream": (ANY_USER, set()),

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from ewallet.kernel.caller import Role
+from ewallet.notification import verify as verify_audit
 from ewallet.notification.domain.endpoints import ENDPOINTS_PER_MERCHANT
 from ewallet.notification.senders import webhooks as sender_module
 from ewallet.notification.service import NotificationService
@@ -393,3 +394,36 @@ async def test_several_processes_share_the_work_and_send_everything_in_order(dat
         for event in events:
             by_payment[event.ordering_key].append(order[event.id])
         assert all(places == sorted(places) for places in by_payment.values())
+
+
+async def test_the_audit_tells_who_did_what_to_an_endpoint_and_holds_no_secret(database_url: str) -> None:
+    async with merchant(database_url) as shop, receiving(answering(410)) as receiver:
+        hook = await shop.listens(f"{receiver.url}/token-in-the-path", events=["payment.failed"])
+        place = f"{HOOKS}/{hook['webhookId']}"
+        await shop.answer("PUT", place, {"url": f"{receiver.url}/token-in-the-path"})
+        await shop.answer("POST", f"{place}/rotate-secret")
+        await shop.answer("POST", f"{place}/test")
+        await shop.deliveries_when(hook, every("DEAD"))
+        await shop.answer("POST", f"{place}/enable")
+        await shop.answer("POST", f"{place}/disable")
+        await shop.answer("DELETE", place)
+        assert (await shop.call("DELETE", place)).status_code == 404
+
+        path = f"/notification/audit?subject={hook['webhookId']}"
+        trail = await shop.http.get(path, headers=bearer("usr_admin", Role.ADMIN))
+        faults = await shop.service._database.reading(lambda tx: list(verify_audit.faults(tx)))
+
+    items = trail.json()["items"]
+    assert [(item["action"].removeprefix("webhook."), item["actor"]) for item in items[::-1]] == [
+        ("create", MERCHANT),
+        ("change", MERCHANT),
+        ("rotate_secret", MERCHANT),
+        ("gone", "service:platform"),
+        ("enable", MERCHANT),
+        ("disable", MERCHANT),
+        ("remove", MERCHANT),
+    ]
+    assert items[-1]["detail"] == {"host": "127.0.0.1", "events": ["payment.failed"]}
+    assert "whsec_" not in trail.text
+    assert "token-in-the-path" not in trail.text
+    assert faults == []

@@ -8,6 +8,8 @@ from sqlalchemy import Connection, Table
 
 import ewallet.auth.store as auth
 import ewallet.auth.verify
+import ewallet.notification.store as notification
+import ewallet.notification.verify
 import ewallet.payment.store as payment
 import ewallet.payment.verify
 import ewallet.wallet.store as wallet
@@ -55,6 +57,12 @@ BOOKS = (
         ((auth.audit.records, "audit records"),),
         ewallet.auth.verify.faults,
     ),
+    Books(
+        "notification",
+        "the audit chain is whole",
+        ((notification.audit.records, "audit records"),),
+        ewallet.notification.verify.faults,
+    ),
 )
 
 
@@ -83,7 +91,7 @@ def _verify(settings: Settings, books: Books) -> int:
 
         faults, counts = database.snapshot(look)
     mark = "[red]✗[/]" if faults else "[green]✓[/]"
-    output.print(f"{mark} {books.service:<8} {books.checked} ({', '.join(counts)})", soft_wrap=True)
+    output.print(f"{mark} {books.service:<12} {books.checked} ({', '.join(counts)})", soft_wrap=True)
     for fault in faults:
         output.print(f"    {fault}", style="red", markup=False, soft_wrap=True)
     return len(faults)

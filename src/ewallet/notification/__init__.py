@@ -5,6 +5,6 @@ to them. Promises that an event handed over once or many times is told to each o
 order in which it was stored, and that a stream misses nothing that its inbox has. Outside the platform an event is
 delivered at least once, always under one id, in order for each payment and receiver, for a day; what could not be
 delivered stays in the log. Never calls an address that is not public, never moves money, never asks another service
-anything, and decides nothing: what it cannot put into words it gives back. Reading one's own inbox is not worth an
-audit record, so there is no audit here.
+anything, and decides nothing: what it cannot put into words it gives back. The audit tells
+who had webhooks sent where; reading one's own inbox is not worth a record.
 """

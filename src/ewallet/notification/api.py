@@ -43,6 +43,7 @@ from ewallet.plumbing.http.contract import (
     internal,
     protected,
 )
+from ewallet.plumbing.http.trails import AuditRequest, AuditTrail
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.reconciling import KeptEvents
 from ewallet.plumbing.tokens import Verifier
@@ -56,6 +57,9 @@ LastEventId = Annotated[
         name="Last-Event-ID",
         description="the `notificationId` of the last one received: the stream starts with what came after it",
     ),
+]
+AuditSubject = Annotated[
+    str | None, QueryParameter(pattern="^[!-~]{1,64}$", description="only records about this `webhookId`")
 ]
 
 
@@ -223,7 +227,20 @@ def _delivery_routes(webhooks: Webhooks) -> list[HTTPRouteHandler]:
         """Send a delivery again at once, whatever had become of it."""
         return unwrap(await webhooks.redeliver(caller_of(request), webhook_id, delivery_id))
 
-    return [test_webhook, list_webhook_deliveries, redeliver_webhook]
+    @get("/notification/audit", **protected({Role.ADMIN}))
+    async def list_notification_audit(
+        request: Request[Any, Any, Any],
+        subject: AuditSubject = None,
+        request_id: AuditRequest = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> AuditTrail:
+        """Audit records, newest first."""
+        return await webhooks.audit_trail(
+            caller_of(request), subject=subject, request_id=request_id, limit=limit, cursor=cursor
+        )
+
+    return [test_webhook, list_webhook_deliveries, redeliver_webhook, list_notification_audit]
 
 
 async def _token_end(request: Request[Any, Any, Any]) -> int:

@@ -33,12 +33,14 @@ from ewallet.kernel.errors import Refusal, not_found
 from ewallet.notification.domain.deliveries import Progress, State
 from ewallet.notification.domain.endpoints import EndpointStatus
 from ewallet.plumbing import statements
+from ewallet.plumbing.audit import AuditLog
 from ewallet.plumbing.figures import Figure, seconds_since
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
 from ewallet.plumbing.telemetry import DELIVERIES_LATE
 
 metadata = MetaData()
+audit = AuditLog(metadata, "notification")
 
 inbox = table(
     "notification_inbox",

@@ -4,12 +4,13 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 from sqlalchemy import Connection, Row
 
-from ewallet.kernel.caller import Caller
+from ewallet.kernel.caller import Caller, platform
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
 from ewallet.kernel.errors import Reason, Refusal, invalid, not_found
 from ewallet.kernel.ids import derived_id, is_id, new_id
@@ -34,8 +35,10 @@ from ewallet.notification.messages import (
 )
 from ewallet.notification.senders import Parcel
 from ewallet.notification.senders.outside import AddressForbidden, NameUnknown, Outside
+from ewallet.plumbing.audit import AuditRecord
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
+from ewallet.plumbing.http.trails import AuditTrail, audit_trail
 from ewallet.plumbing.json import encode
 from ewallet.plumbing.outbox import Event
 from ewallet.webhooks import SECRET_BYTES, new_secret
@@ -93,7 +96,8 @@ class Webhooks:
             "created_at": now,
             "updated_at": now,
         }
-        refusal = await self._database.writing(lambda tx: _add(tx, webhook))
+        record = AuditRecord.of(caller, "webhook.create", webhook["id"], **_told_of(order))
+        refusal = await self._database.writing(lambda tx: _add(tx, webhook, record))
         return refusal or NewWebhook(
             webhook_id=webhook["id"],
             url=order.url,
@@ -127,24 +131,29 @@ class Webhooks:
         """
         if refusal := await self._refusal_of(order):
             return refusal
-        return await self._change(caller, webhook_id, url=order.url, events=_stored_events(order))
+        record = AuditRecord.of(caller, "webhook.change", webhook_id, **_told_of(order))
+        return await self._change(caller, record, url=order.url, events=_stored_events(order))
 
     async def enable(self, caller: Caller, webhook_id: str) -> Webhook | Refusal:
         """Let an endpoint hear of what happens from now on. Refused with ``not-found``."""
-        return await self._change(caller, webhook_id, status=EndpointStatus.ENABLED)
+        record = AuditRecord.of(caller, "webhook.enable", webhook_id)
+        return await self._change(caller, record, status=EndpointStatus.ENABLED)
 
     async def disable(self, caller: Caller, webhook_id: str) -> Webhook | Refusal:
         """Send nothing more to an endpoint; what is pending is cancelled. Refused with ``not-found``."""
-        return await self._change(caller, webhook_id, status=EndpointStatus.DISABLED)
+        record = AuditRecord.of(caller, "webhook.disable", webhook_id)
+        return await self._change(caller, record, status=EndpointStatus.DISABLED)
 
     async def remove(self, caller: Caller, webhook_id: str) -> Refusal | None:
         """Forget an endpoint with its secret and its deliveries. Refused with ``not-found``."""
+        record, now = AuditRecord.of(caller, "webhook.remove", webhook_id), self._clock()
 
         def remove(tx: Connection) -> Refusal | None:
             row = _own(tx, caller, webhook_id, lock=True)
             if isinstance(row, Refusal):
                 return row
             store.remove_webhook(tx, webhook_id)
+            store.audit.append(tx, now, [record])
             return None
 
         return await self._database.writing(remove)
@@ -154,6 +163,7 @@ class Webhooks:
         now = self._clock()
         until = now + ROTATION_SECONDS * MICROSECONDS_PER_SECOND
         secret = new_secret(os.urandom(SECRET_BYTES))
+        record = AuditRecord.of(caller, "webhook.rotate_secret", webhook_id)
 
         def rotate(tx: Connection) -> WebhookSecret | Refusal:
             row = _own(tx, caller, webhook_id, lock=True)
@@ -167,6 +177,7 @@ class Webhooks:
                 previous_secret_until=until,
                 updated_at=now,
             )
+            store.audit.append(tx, now, [record])
             return WebhookSecret(webhook_id=webhook_id, secret=secret, previous_valid_until=rfc3339(until))
 
         return await self._database.writing(rotate)
@@ -211,6 +222,14 @@ class Webhooks:
             caller, webhook_id, delivery_id, lambda tx: store.try_again(tx, webhook_id, delivery_id, now)
         )
 
+    async def audit_trail(
+        self, _caller: Caller, *, subject: str | None, request_id: str | None, limit: int, cursor: str | None
+    ) -> AuditTrail:
+        """Audit records, newest first. Raises Refused where the cursor is none of ours."""
+        return await audit_trail(
+            self._database, store.audit, subject=subject, request_id=request_id, limit=limit, cursor=cursor
+        )
+
     async def _send(
         self, caller: Caller, webhook_id: str, delivery_id: str, queue: Callable[[Connection], None]
     ) -> WebhookDelivery | Refusal:
@@ -230,8 +249,9 @@ class Webhooks:
         self._deliveries_added()
         return delivery
 
-    async def _change(self, caller: Caller, webhook_id: str, **values: Any) -> Webhook | Refusal:
-        now = self._clock()
+    async def _change(self, caller: Caller, record: AuditRecord, **values: Any) -> Webhook | Refusal:
+        """Write columns of the endpoint that the record is about."""
+        webhook_id, now = record.subject, self._clock()
 
         def change(tx: Connection) -> Webhook | Refusal:
             row = _own(tx, caller, webhook_id, lock=True)
@@ -240,6 +260,7 @@ class Webhooks:
             store.change_webhook(tx, webhook_id, **values, updated_at=now)
             if values.get("status") == EndpointStatus.DISABLED:
                 store.cancel(tx, webhook_id, "The endpoint was disabled.", now)
+            store.audit.append(tx, now, [record])
             changed = _own(tx, caller, webhook_id)
             return changed if isinstance(changed, Refusal) else _webhook(changed)
 
@@ -323,17 +344,35 @@ def parcel_of(delivery: Row[Any], webhook: Row[Any], now: int) -> Parcel:
     )
 
 
-def close_gone(tx: Connection, webhook_id: str, now: int) -> None:
-    """An endpoint has said that it wants nothing any more: believe it until its owner enables it again."""
+def close_gone(tx: Connection, gone: Mapping[str, int]) -> None:
+    """Believe endpoints that said, at these times, that they want nothing any more, until they are enabled again."""
+    closed = [webhook_id for webhook_id, now in sorted(gone.items()) if _close(tx, webhook_id, now)]
+    # Last, because everybody waits for the head of the audit, and nobody may wait for an endpoint meanwhile.
+    records = [AuditRecord.of(platform("delivery"), "webhook.gone", webhook_id) for webhook_id in closed]
+    store.audit.append(tx, max(gone.values(), default=0), records)
+
+
+def _close(tx: Connection, webhook_id: str, now: int) -> bool:
+    """Close an endpoint that has gone, unless its owner was first to."""
+    row = store.webhook(tx, webhook_id, lock=True)
+    if row is None or row.status != EndpointStatus.ENABLED:
+        return False
     store.change_webhook(tx, webhook_id, status=EndpointStatus.GONE, updated_at=now)
     store.cancel(tx, webhook_id, "The receiver had answered that it wants nothing any more (410).", now)
+    return True
 
 
-def _add(tx: Connection, webhook: dict[str, Any]) -> Refusal | None:
+def _told_of(order: WebhookOrder) -> dict[str, Any]:
+    """What the audit keeps for ever of an endpoint: its host, because the rest of a URL may hold a secret."""
+    return {"host": urlsplit(order.url).hostname, "events": order.events}
+
+
+def _add(tx: Connection, webhook: dict[str, Any], record: AuditRecord) -> Refusal | None:
     own = store.webhooks_of(tx, webhook["user_id"], before=_AFTER_ALL, limit=ENDPOINTS_PER_MERCHANT)
     if len(own) == ENDPOINTS_PER_MERCHANT:
         return TOO_MANY
     store.add_webhook(tx, webhook)
+    store.audit.append(tx, webhook["created_at"], [record])
     return None
 
 

@@ -194,7 +194,5 @@ def _due(tx: Connection, *, receiver: str, channel: str, now: int) -> list[tuple
 
 def _settle(tx: Connection, settled: Sequence[tuple[str, store.Settlement, Verdict]]) -> Sequence[None]:
     store.settle(tx, [settlement for _, settlement, _ in settled])
-    for receiver, settlement, verdict in settled:
-        if verdict is Verdict.GONE:
-            close_gone(tx, receiver, settlement.at)
+    close_gone(tx, {receiver: settlement.at for receiver, settlement, verdict in settled if verdict is Verdict.GONE})
     return [None] * len(settled)

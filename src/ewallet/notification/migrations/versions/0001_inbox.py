@@ -1,8 +1,9 @@
-"""The inbox, the head row that orders it, memos of events, how else people are told, and what is delivered outside."""
+"""The inbox with the head row that orders it, memos, how else people are told, what is delivered outside, the audit."""
 
 from alembic import op
 from sqlalchemy import Column, Index, MetaData, UniqueConstraint
 
+from ewallet.plumbing.audit import CHAIN_START
 from ewallet.plumbing.schema import (
     IDENTIFIER,
     INTEGER,
@@ -11,6 +12,7 @@ from ewallet.plumbing.schema import (
     SHORT_TEXT,
     create_missing,
     insert_missing,
+    make_append_only,
     table,
 )
 
@@ -105,6 +107,30 @@ def upgrade() -> None:
         Index("notification_deliveries_by_state", "receiver", "state", "sequence"),
         Index("notification_deliveries_by_receiver", "receiver", "sequence"),
     )
+    table(
+        "notification_audit",
+        metadata,
+        Column("sequence", INTEGER, primary_key=True, autoincrement=False),
+        Column("at", INTEGER, nullable=False),
+        Column("actor", IDENTIFIER, nullable=False),
+        Column("action", IDENTIFIER, nullable=False),
+        Column("subject", IDENTIFIER, nullable=False),
+        Column("request_id", KEY, nullable=False),
+        Column("result", IDENTIFIER, nullable=False),
+        Column("detail", LONG_TEXT, nullable=False),
+        Column("hash", IDENTIFIER, nullable=False),
+        Index("notification_audit_by_subject", "subject", "sequence"),
+        Index("notification_audit_by_request", "request_id", "sequence"),
+    )
+    audit_head = table(
+        "notification_audit_head",
+        metadata,
+        Column("chain", INTEGER, primary_key=True, autoincrement=False),
+        Column("sequence", INTEGER, nullable=False),
+        Column("hash", IDENTIFIER, nullable=False),
+    )
     create_missing(connection, metadata)
+    make_append_only(connection, "notification_audit")
+    insert_missing(connection, audit_head, chain=0, sequence=0, hash=CHAIN_START)
     insert_missing(connection, head, id=0, sequence=0)
     insert_missing(connection, receivers, id="email", channel="email", next_at=2**62, owner="", until=0)
