@@ -216,6 +216,16 @@ def test_of_two_outcomes_of_one_attempt_the_first_one_counts(database: Database)
     assert [row.state for row in rows] == [State.PENDING, State.DELIVERED]
 
 
+def test_an_attempt_from_before_a_redelivery_does_not_end_it(database: Database, hook: str) -> None:
+    add(database, "a")
+    settle(database, 1, Progress(State.PENDING, 1, NOW))
+    database.transact(lambda tx: store.try_again(tx, hook, "dlv_1", NOW))
+
+    settle(database, 1, Progress(State.DEAD, 2, NOW))
+
+    assert due(database, NOW) == ["1"]
+
+
 def test_what_was_cancelled_stays_so_when_its_answer_comes_late(database: Database, hook: str) -> None:
     add(database, "a")
     database.transact(lambda tx: store.cancel(tx, hook, "The endpoint was disabled.", NOW))

@@ -447,14 +447,14 @@ def settle(tx: Connection, settlements: Sequence[Settlement]) -> None:
             _SETTLE,
             (
                 *(progress.state, progress.attempts, progress.next_attempt_at, status, error, at),
-                *(sequence, State.PENDING, progress.attempts),
+                *(sequence, State.PENDING, progress.attempts - 1),
             ),
         )
 
 
 _SETTLE = (
     f"UPDATE {deliveries.name} SET state = ?, attempts = ?, next_attempt_at = ?, last_status = ?, last_error = ?, "  # noqa: S608  # names of ours; values are bound
-    "updated_at = ? WHERE sequence = ? AND state = ? AND attempts < ?"
+    "updated_at = ? WHERE sequence = ? AND state = ? AND attempts = ?"
 )
 
 
