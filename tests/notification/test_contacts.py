@@ -140,6 +140,7 @@ async def test_inbox_and_mail_speak_the_language_that_was_chosen(database_url: s
         ({"email": "ada@example.com\n"}, "/email"),
         ({"email": "Ada <ada@example.com>"}, "/email"),
         ({"email": "ada@example.com,bob@example.com"}, "/email"),
+        ({"email": "=?utf-8?q?bob=40example.com=2C?=@example.com"}, "/email"),
         ({"email": "a" * 250 + "@example.com"}, "/email"),
         ({"emailEvents": ["payment.exploded"]}, "/emailEvents/0"),
         ({"locale": "xx"}, "/locale"),

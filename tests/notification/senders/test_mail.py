@@ -44,6 +44,16 @@ async def test_a_message_arrives_with_a_text_and_an_html_part() -> None:
     assert "To usr_1 for &lt;b&gt;Ærø&lt;/b&gt; &amp; co." in html.get_content()
 
 
+@pytest.mark.parametrize("to", ["=?utf-8?q??=@b.example", "=?utf-8?q?=0A?=@b.example"])
+async def test_an_address_that_cannot_be_written_is_refused_for_good(to: str) -> None:
+    """An error instead would be met again at every round, before all that others are to be told."""
+    async with post_office() as office:
+        outcome = await MailSender(server(office.url), layouts=LAYOUTS, clock=system_clock).send(parcel(to=to))
+
+    assert outcome.verdict is Verdict.REFUSED
+    assert office.messages == []
+
+
 async def test_a_password_goes_over_tls_only(tmp_path: Path) -> None:
     tls, trust = certificate(tmp_path, "localhost")
     async with post_office(tls=tls, login=True) as office, post_office() as plain:

@@ -80,17 +80,18 @@ class MailSender:
 
     async def send(self, parcel: Parcel) -> Outcome:
         """Hand one message over. A refusal of its address or of itself is for good; anything else may pass."""
-        message = self._message(parcel)
         async with self._turns:
             try:
                 async with asyncio.timeout(SECONDS):
-                    await self._hand_over(message)
+                    await self._hand_over(self._message(parcel))
             except TimeoutError:
                 return Outcome(Verdict.FAILED, error=f"The mail server did not answer within {SECONDS} s.")
             except aiosmtplib.SMTPRecipientsRefused as error:
                 return _refused(error.recipients[0])
             except (aiosmtplib.SMTPSenderRefused, aiosmtplib.SMTPDataError) as error:
                 return _refused(error)
+            except (ValueError, LookupError) as error:  # what the email package makes of an address that it misreads
+                return Outcome(Verdict.REFUSED, error=f"The message cannot be written: {type(error).__name__}.")
             except (aiosmtplib.SMTPException, OSError) as error:
                 return Outcome(Verdict.FAILED, error=f"The mail server could not be used: {type(error).__name__}.")
         return Outcome(Verdict.TAKEN, 250)
