@@ -144,7 +144,7 @@ class Victims:
         self.way = plan.way
         self.wire = Wire(plan.address)
         self._launcher = launcher
-        self._plan = plan
+        self.plan = plan
         self._victims = victims
 
     @property
@@ -174,7 +174,7 @@ class Victims:
             try:
                 return await self.arm(name, arming)
             except (FileNotFoundError, ConnectionRefusedError):  # it is not so far yet
-                assert time.monotonic() < deadline, f"{name} takes no arming\n{self._plan.logs()}"
+                assert time.monotonic() < deadline, f"{name} takes no arming\n{self.plan.logs()}"
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     def kill(self, *names: str) -> None:
@@ -191,7 +191,7 @@ class Victims:
 
     def process(self, name: str) -> Process:
         """Where one of them is, and whether it is ready."""
-        return self._plan.processes[name]
+        return self.plan.processes[name]
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self._victims[name].signal(number)
@@ -219,16 +219,16 @@ class Victims:
         return self._run("reconcile")
 
     def _run(self, command: str) -> tuple[bool, str]:
-        log = Path(self._plan.environment["EWALLET_DATA"]) / f"{command}.log"
-        return self._launcher.run(Start((command,), dict(self._plan.environment), str(log), control=""))
+        log = Path(self.plan.environment["EWALLET_DATA"]) / f"{command}.log"
+        return self._launcher.run(Start((command,), dict(self.plan.environment), str(log), control=""))
 
     async def ready(self) -> None:
         """Wait until every service says that it is ready."""
         deadline = time.monotonic() + START_SECONDS
         while not await self._is_ready():
             for name, victim in self._victims.items():
-                assert victim.running, f"{name} has ended\n{self._plan.logs()}"
-            assert time.monotonic() < deadline, f"the platform is not ready\n{self._plan.logs()}"
+                assert victim.running, f"{name} has ended\n{self.plan.logs()}"
+            assert time.monotonic() < deadline, f"the platform is not ready\n{self.plan.logs()}"
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _is_ready(self) -> bool:
@@ -238,7 +238,7 @@ class Victims:
             return False
 
     def logs(self) -> str:
-        return self._plan.logs()[-LOG_SHOWN:]
+        return self.plan.logs()[-LOG_SHOWN:]
 
 
 @contextmanager

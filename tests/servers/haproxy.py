@@ -69,14 +69,32 @@ def running_haproxy(file: Path) -> Iterator[subprocess.Popen[bytes]]:
 @contextmanager
 def behind_haproxy(platform: Platform, folder: Path) -> Iterator[Platform]:
     """A running platform as it is reached through HAProxy, with the configuration that it prints itself."""
+    file, reached = configured(platform, folder)
+    with running_haproxy(file):
+        yield reached
+
+
+def configured(platform: Platform, folder: Path) -> tuple[Path, Platform]:
+    """The file of that configuration, and the platform as it is reached when HAProxy runs with it."""
     port = {"EWALLET_PORT": str(free_port()), "EWALLET_TRUSTED_PROXIES": ""}
     printed = platform.run("haproxy-config", "--pages", platform.address, "--keys", str(folder / "keys"), **port)
     assert printed.returncode == 0, printed.stderr
     file = folder / "haproxy.cfg"
     file.write_text(printed.stdout)
-    with running_haproxy(file):
-        address = f"http://127.0.0.1:{port['EWALLET_PORT']}"
-        yield replace(platform, address=address, environment={**platform.environment, **port})
+    address = f"http://127.0.0.1:{port['EWALLET_PORT']}"
+    return file, replace(platform, address=address, environment={**platform.environment, **port})
+
+
+def reload(process: subprocess.Popen[bytes], file: Path) -> None:
+    """Have a new worker take over from the old one, and wait until it has."""
+    log = file.with_suffix(".log")
+    before = log.read_text().count("Loading success")
+    process.send_signal(signal.SIGUSR2)
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while log.read_text().count("Loading success") == before:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"HAProxy did not reload:\n{log.read_text()}")
+        time.sleep(0.01)
 
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:
