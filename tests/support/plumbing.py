@@ -41,6 +41,21 @@ def before_each_statement(database: Database, call: Callable[[str, Sequence[Any]
         yield
 
 
+@contextmanager
+def before_each_read(call: Callable[[str, Sequence[Any]], None]) -> Iterator[None]:
+    """Call with the text and the values of each SELECT that anybody runs past SQLAlchemy, just before it is run."""
+    run = statements.run
+
+    def call_first(tx: Connection, statement: str, parameters: Sequence[Any] = ()) -> statements.Outcome:
+        if statement.startswith("SELECT"):
+            call(statement, parameters)
+        return run(tx, statement, parameters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statements, "run", call_first)
+        yield
+
+
 def set_pragma(database: Database, pragma: str) -> None:
     """Set a pragma of the writer's connection, outside any transaction: `query_only = ON` is a read-only disk to it."""
     connection = database._writer.raw_connection()

@@ -1,17 +1,20 @@
 """What the database itself keeps, and what ``verify`` finds when somebody got past it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
-from ewallet.kernel.caller import Role
+from ewallet.kernel.caller import Caller, Role
 from ewallet.plumbing.database import Database
+from ewallet.plumbing.http.contract import encode_cursor
 from ewallet.plumbing.telemetry import LEDGER_BALANCE, LEDGER_HELD, LEDGER_IMBALANCE, OUTBOX_OLDEST, OUTBOX_WAITING
-from ewallet.wallet.messages import TransferKind
+from ewallet.wallet.messages import TransferKind, ValidateWallet
 from ewallet.wallet.service import WalletService
 from ewallet.wallet.store import StatementFilter, figures, statement_query, wallets_with_accounts
+from tests.support.plumbing import before_each_read
 from tests.support.verifying import faults_in
 from tests.support.wallet import ALICE, BOB, group, open_wallet, opened_database, payment, transfer
 
@@ -162,3 +165,35 @@ def test_a_statement_reads_ranges_of_indexes_and_scans_nothing(database: Databas
         assert index in explained, explained
     assert "SCAN wallet_transfers" not in explained
     assert "wallet_transfers', 'ALL'" not in explained, explained
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_no_look_reads_a_whole_table(wallet: WalletService, database: Database) -> None:
+    """Each must find its rows by an index, however many accounts and transfers there are."""
+    looked: list[tuple[str, Any]] = []
+    event.listen(database._reader, "before_cursor_execute", lambda *call: looked.append((call[2], call[3])))
+    staff = Caller("usr_admin", Role.ADMIN, "req_look")
+    page: dict[str, Any] = {"limit": 1, "cursor": encode_cursor(10**9)}
+    since, until = "2020-01-01T00:00:00Z", "2090-01-01T00:00:00Z"
+
+    with before_each_read(lambda statement, values: looked.append((statement, values))):
+        await wallet.wallet(staff, ALICE)
+        await wallet.limits(staff, ALICE)
+        await wallet.validate(staff, ValidateWallet(customer_id=ALICE, amount=1, currency="USD"))
+        await wallet.try_group(payment(ALICE, BOB, 1250, 25))
+        await wallet.statement(staff, ALICE, currency="USD", start=since, end=until, **page)
+        await wallet.statement(staff, BOB, currency=None, start=None, end=None, limit=1, cursor=None)
+        await wallet.audit_trail(staff, subject=ALICE, request_id=None, **page)
+        await wallet.audit_trail(staff, subject=None, request_id="req_look", **page)
+        await wallet.audit_trail(staff, subject=None, request_id=None, **page)
+        await wallet.without_wallet([ALICE, "usr_nobody"])
+        await wallet.find_orders(["grp_unknown"])
+        await wallet.orders_after(0)
+
+    def plan(tx: Connection) -> list[str]:
+        steps = [tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", tuple(values)) for sql, values in tuple(looked)]
+        return [step.detail for rows in steps for step in rows]
+
+    steps = database.read(plan)
+    assert len(steps) > 12
+    assert [step for step in steps if step.startswith("SCAN wallet_")] == []
