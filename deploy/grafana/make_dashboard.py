@@ -107,6 +107,7 @@ ROWS: dict[str, list[Panel]] = {
                 "dead letters of {{service}}": largest("ewallet_outbox_dead_letters", "service"),
             },
         ),
+        Panel("Turned away for overload", {"{{service}}": rate("ewallet_turned_away_total", "service")}, "ops"),
         Panel("Items that wait for a batch", {"{{database}}": largest("ewallet_queue_depth", "database")}, limit=1000),
         Panel(
             "What background work has done a second",
