@@ -60,6 +60,11 @@ test: $(DEV_INSTALLED) mariadb mariabackup haproxy systemd curl compiler promtoo
 	$(BIN)/python -m coverage report --include="$$(tr ' ' , <<< '$(MONEY)')" --fail-under=100
 	@$(BIN)/python -m bench.guard
 
+# make bench-growth WRITE=1 SIZES=1000:10000,20000:100000
+.PHONY: bench-growth
+bench-growth: $(BENCH_INSTALLED) ## Measure what things cost with millions of transfers in place; WRITE=1 writes docs/growth.md
+	@$(BIN)/python -m bench.growth $(if $(SIZES),--sizes $(SIZES)) $(if $(WRITE),--write)
+
 # make guard RECORD=1
 .PHONY: guard
 guard: $(DEV_INSTALLED) wrk ## Fail if a payment has become slower; RECORD=1 writes down how fast it is

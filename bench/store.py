@@ -7,7 +7,9 @@ import asyncio
 import json
 import sys
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 import uvloop
 
@@ -32,8 +34,18 @@ STAFF = Caller("bench", Role.ADMIN, "bench")
 UNUSED_SECRET = "-" * 32
 
 
-async def payments_per_second(settings: Settings, *, customers: int, seconds: int) -> float:
-    """Let every customer pay one payment after the other for some seconds."""
+class Services(NamedTuple):
+    """The services that a payment needs, in this process and without HTTP."""
+
+    wallet: WalletService
+    payment: PaymentService
+
+
+@asynccontextmanager
+async def services(settings: Settings) -> AsyncIterator[Services]:
+    """The services with their workers, on migrated databases."""
+    for service in SERVICES:
+        migrate(service, settings.database_url(service))
     verifier = Verifier(_no_keys, system_clock)
     notification = ewallet.notification.app.create_app(settings, verifier=verifier, internal_secret=UNUSED_SECRET)
     wallet = ewallet.wallet.app.create_app(
@@ -49,9 +61,15 @@ async def payments_per_second(settings: Settings, *, customers: int, seconds: in
     async with AsyncExitStack() as stack:
         for application in (notification.application, wallet.application, payment.application):
             await stack.enter_async_context(application.lifespan())
-        await _open_wallets(wallet.service, customers)
+        yield Services(wallet.service, payment.service)
+
+
+async def payments_per_second(settings: Settings, *, customers: int, seconds: int) -> float:
+    """Let every customer pay one payment after the other for some seconds."""
+    async with services(settings) as running:
+        await _open_wallets(running.wallet, customers)
         started = time.perf_counter()
-        counts = await asyncio.gather(*(_pay(payment.service, n, started + seconds) for n in range(customers)))
+        counts = await asyncio.gather(*(_pay(running.payment, n, started + seconds) for n in range(customers)))
         return sum(counts) / (time.perf_counter() - started)
 
 
@@ -61,16 +79,21 @@ async def _no_keys() -> PublicKeys:
 
 async def _open_wallets(wallet: WalletService, customers: int) -> None:
     for number in range(MERCHANTS):
-        await _open(wallet, f"usr_merchant{number}", Role.MERCHANT)
+        await open_wallet(wallet, f"usr_merchant{number}", Role.MERCHANT)
     for number in range(customers):
-        owner = f"usr_customer{number}"
-        await _open(wallet, owner, Role.CUSTOMER)
-        await wallet.credit(
-            STAFF, MoveMoney(customer_id=owner, amount=FUNDS, currency="USD", reference=f"funds-{number}"), None
-        )
+        await open_customer(wallet, number)
 
 
-async def _open(wallet: WalletService, owner: str, role: Role) -> None:
+async def open_customer(wallet: WalletService, number: int) -> None:
+    """A customer's wallet with money in it."""
+    owner = f"usr_customer{number}"
+    await open_wallet(wallet, owner, Role.CUSTOMER)
+    funds = MoveMoney(customer_id=owner, amount=FUNDS, currency="USD", reference=f"funds-{number}")
+    await wallet.credit(STAFF, funds, None)
+
+
+async def open_wallet(wallet: WalletService, owner: str, role: Role) -> None:
+    """A wallet without money."""
     await wallet.open_wallet(OpenWallet(owner=owner, role=role, currency="USD", actor="bench", request_id="bench"))
 
 
@@ -90,8 +113,6 @@ def main(folder: str, customers: str, seconds: str) -> None:
     """Run on a fresh folder and print payments per second as JSON."""
     settings = Settings(data=folder)
     configure_logging("error", "json")
-    for service in SERVICES:
-        migrate(service, settings.database_url(service))
     tune_interpreter()
     rate = uvloop.run(payments_per_second(settings, customers=int(customers), seconds=int(seconds)))
     print(json.dumps({"per_second": rate}))
