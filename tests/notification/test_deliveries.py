@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from ewallet.notification import store
 from ewallet.notification.domain.deliveries import Progress, State
 from ewallet.notification.domain.endpoints import EndpointStatus
+from ewallet.notification.worker import Forgetting
 from ewallet.plumbing.database import Database, open_database
 from tests.support.migrated import migrate
 from tests.support.notification import MERCHANT, NOW
@@ -235,3 +236,23 @@ def test_what_was_cancelled_stays_so_when_its_answer_comes_late(database: Databa
     assert due(database, NOW) == []
     [row] = database.read(lambda tx: store.deliveries_of(tx, HOOK, before=None, limit=10))
     assert (row.state, row.last_error) == (State.CANCELLED, "The endpoint was disabled.")
+
+
+async def test_what_is_long_over_is_forgotten_and_what_waits_is_not(
+    database: Database, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "FORGOTTEN_AT_ONCE", 2)
+    add(database, "delivered", "dead", "cancelled", "waits", "sent again")
+    for number, state in enumerate((State.DELIVERED, State.DEAD, State.CANCELLED, State.PENDING), start=1):
+        settle(database, number, Progress(state, 1, NOW))
+    add(database, "young", at=NOW + SECOND)
+    settle(database, 6, Progress(State.DELIVERED, 1, NOW))
+    database.transact(lambda tx: store.try_again(tx, hook, "dlv_5", NOW + SECOND))
+
+    def forgetting(after_seconds: int) -> Forgetting:
+        return Forgetting(database, clock=lambda: NOW + 11 * SECOND, after_seconds=after_seconds)
+
+    assert await forgetting(0).run_once() == await forgetting(11).run_once() == 0
+    assert [await forgetting(10).run_once() for _ in range(3)] == [2, 1, 0]
+    left = database.read(lambda tx: store.deliveries_of(tx, hook, before=None, limit=10))
+    assert [row.ordering_key for row in left] == ["young", "sent again", "waits"]

@@ -19,7 +19,14 @@ from ewallet.notification.senders.webhooks import WebhookSender
 from ewallet.notification.service import NotificationService
 from ewallet.notification.templates import load_languages, load_layouts
 from ewallet.notification.webhooks import Webhooks
-from ewallet.notification.worker import PAUSE_SECONDS, PROLONG_SECONDS, Dispatcher, Watch
+from ewallet.notification.worker import (
+    FORGETTING_PAUSE_SECONDS,
+    PAUSE_SECONDS,
+    PROLONG_SECONDS,
+    Dispatcher,
+    Forgetting,
+    Watch,
+)
 from ewallet.plumbing.database import open_database
 from ewallet.plumbing.figures import Figures
 from ewallet.plumbing.http.application import House, service_application
@@ -41,6 +48,7 @@ def create_app(
     database = open_database(settings.database_url("notification"), "notification")
     service = NotificationService(database, languages=languages, clock=clock, mails=mail_server is not None)
     watch = Watch(database, service.listeners)
+    forgetting = Forgetting(database, clock=clock, after_seconds=settings.delivery_log_seconds)
     figures = Figures(database, store.figures, clock)
     sender = WebhookSender(outside, per_second=settings.webhook_rate_per_host, clock=clock)
     senders: dict[str, Sender] = {store.WEBHOOK: sender}
@@ -72,6 +80,7 @@ def create_app(
                 working(
                     run_forever("notification-watch", watch.run_once, pause_seconds=PAUSE_SECONDS),
                     figures.run_forever(),
+                    run_forever("notification-forgetting", forgetting.run_once, pause_seconds=FORGETTING_PAUSE_SECONDS),
                     run_forever(
                         "notification-dispatch",
                         dispatcher.run_once,

@@ -137,6 +137,8 @@ deliveries = table(
     UniqueConstraint("id", name="notification_deliveries_id"),
     Index("notification_deliveries_by_state", "receiver", "state", "sequence"),
     Index("notification_deliveries_by_receiver", "receiver", "sequence"),
+    # For forgetting alone: without it each look for what is old enough would read the whole log.
+    Index("notification_deliveries_by_creation", "created_at"),
 )
 
 NEVER = 2**62
@@ -495,6 +497,20 @@ def revive(tx: Connection, now: int) -> int:
     )
     call(tx, waiting, now)
     return revived.rowcount
+
+
+FORGOTTEN_AT_ONCE = 500
+"""Bounds how long forgetting holds the writer; more are left for the next round."""
+
+
+def forget_deliveries(tx: Connection, before: int) -> int:
+    """Remove deliveries that have been over, however they ended, since before that time; returns how many."""
+    over = (deliveries.c.created_at < before, deliveries.c.updated_at < before, deliveries.c.state != State.PENDING)
+    # DELETE with LIMIT is MySQL's only; the condition is repeated because one may be sent again since it was read.
+    found = tx.execute(select(deliveries.c.sequence).where(*over).limit(FORGOTTEN_AT_ONCE)).scalars().all()
+    if not found:
+        return 0
+    return tx.execute(delete(deliveries).where(deliveries.c.sequence.in_(sorted(found)), *over)).rowcount
 
 
 # --- who sends ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Background work of notification: noticing what other processes have stored, and sending what leaves the platform."""
+"""Background work of notification: noticing what others have stored, sending what leaves the platform, forgetting."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +50,26 @@ class Watch:
         users = listening if seen is None else await self._database.reading(lambda tx: store.users_after(tx, seen))
         self._listeners.wake(users)
         return len(users)
+
+
+FORGETTING_PAUSE_SECONDS = 60.0
+"""Nothing waits for rows to be forgotten; this only keeps each round small."""
+
+
+class Forgetting:
+    """Removes deliveries some time after they were over; 0 seconds keep them for ever. The inbox stays."""
+
+    def __init__(self, database: Database, *, clock: Clock, after_seconds: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._after = after_seconds * MICROSECONDS_PER_SECOND
+
+    async def run_once(self) -> int:
+        """One round; returns how many were removed."""
+        if not self._after:
+            return 0
+        before = self._clock() - self._after
+        return await self._database.writing(lambda tx: store.forget_deliveries(tx, before))
 
 
 LEASE_SECONDS = 5

@@ -148,6 +148,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
     locale: Annotated[str, described("language of whoever has chosen none; there are `en` and `de`")] = "en"
     webhook_rate_per_host: Annotated[Rate, described("webhooks per second to one host, 0 for no limit")] = 200
+    delivery_log_seconds: Annotated[
+        int,
+        Meta(ge=0),
+        described("how long e-mail and webhooks that were delivered or given up stay in the log, 0 for ever"),
+    ] = 30 * 24 * 3600
     auth_database_url: Annotated[str, described("database of auth; empty: SQLite in the data folder")] = ""
     wallet_database_url: Annotated[str, described("database of wallet; empty: SQLite in the data folder")] = ""
     payment_database_url: Annotated[str, described("database of payment; empty: SQLite in the data folder")] = ""

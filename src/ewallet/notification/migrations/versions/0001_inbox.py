@@ -106,6 +106,7 @@ def upgrade() -> None:
         UniqueConstraint("id", name="notification_deliveries_id"),
         Index("notification_deliveries_by_state", "receiver", "state", "sequence"),
         Index("notification_deliveries_by_receiver", "receiver", "sequence"),
+        Index("notification_deliveries_by_creation", "created_at"),
     )
     table(
         "notification_audit",
