@@ -72,8 +72,12 @@ _EVERYTHING_WAITS = 7
 _SPLIT = "set it to false: two parts of a cluster that is split would both take payments, and one part's would be lost"
 
 _RULES_OF_GALERA = (
-    # Seen with MariaDB 10.11 and Galera 26.4: docs/decisions/0030 has the figures.
-    _Rule("log_bin", "ON".__eq__, "set it, and log_slave_updates: nodes can disagree when one of them fails"),
+    # Seen with MariaDB 10.11 and Galera 26.4: see docs/decisions/0030.
+    _Rule(
+        "log_bin",
+        "ON".__eq__,
+        "set it, and log_slave_updates: what is committed here can be missing elsewhere",
+    ),
     _Rule("wsrep_on", "ON".__eq__, "set it to ON: what is written to this node is nowhere else"),
     _Rule(
         "wsrep_sync_wait",
