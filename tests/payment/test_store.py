@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, event, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, event, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ewallet.kernel.errors import Reason
 from ewallet.kernel.ids import new_id
@@ -74,7 +74,15 @@ def payment(key: str | None = None, *, at: int = 0, **changes: Any) -> Payment:
 
 
 def create(database: Database, *payments: Payment) -> list[Payment]:
-    return database.transact(lambda tx: store.create(tx, payments, lease_until=LEASE))
+    """As the saga does: after a loss against another process, once more."""
+
+    def work(tx: Connection) -> list[Payment]:
+        return store.create(tx, payments, lease_until=LEASE)
+
+    try:
+        return database.transact(work)
+    except IntegrityError:
+        return database.transact(work)
 
 
 def settle(database: Database, *payments: Payment) -> set[str]:
@@ -293,6 +301,17 @@ def operation(of: Payment, kind: Kind = Kind.REFUND, **changes: Any) -> Operatio
 
 def begin(database: Database, *operations: Operation) -> None:
     database.transact(lambda tx: store.create_operations(tx, [(each, LEASE) for each in operations]))
+
+
+def test_who_begins_an_operation_writes_the_payment_it_was_decided_on(database: Database) -> None:
+    """Or on two nodes of a cluster two refunds could each leave out the other one."""
+    untouched, chosen = payment(), payment()
+    create(database, untouched, chosen)
+    database.transact(lambda tx: store.begin_operations(tx, [(operation(chosen), LEASE)]))
+
+    query = select(store.payments.c.id, store.payments.c.operations_begun)
+    rows = database.read(lambda tx: tx.execute(query).all())
+    assert {row.id: row.operations_begun for row in rows} == {untouched.id: 0, chosen.id: 1}
 
 
 def test_a_stored_operation_reads_back_as_it_was_written(database: Database) -> None:

@@ -343,7 +343,7 @@ def _begin_operations(
         records.append(_audit_of(Intent(payment, begun), caller, begun=True))
         stored[begun.identity] = begun
         new.append(begun)
-    store.create_operations(
+    store.begin_operations(
         tx, [(operation, _lease_from(now) if operation.is_pending else store.NO_LEASE) for operation in new]
     )
     store.audit.append(tx, now, records)

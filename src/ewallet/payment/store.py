@@ -24,7 +24,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 
 from ewallet.kernel.errors import Reason
 from ewallet.kernel.ids import new_id
@@ -58,6 +57,8 @@ payments = table(
     Column("captured_amount", INTEGER, nullable=True),
     Column("captured_fee", INTEGER, nullable=True),
     Column("refunded_amount", INTEGER, nullable=False),
+    # Grows with each operation that is begun, so that who decides about one also writes the row that it has locked.
+    Column("operations_begun", INTEGER, nullable=False),
     Column("currency", IDENTIFIER, nullable=False),
     Column("reference", SHORT_TEXT, nullable=True),
     Column("description", LONG_TEXT, nullable=True),
@@ -156,16 +157,9 @@ def create(tx: Connection, begun: Sequence[Payment], *, lease_until: int) -> lis
     """Store payments that are not there yet, each with its first line of history.
 
     Returns for each the payment that is stored under its identity: itself, also when this very call is repeated after
-    it took effect, or the earlier one whose key it repeats.
+    it took effect, or the earlier one whose key it repeats. IntegrityError: another process took one of these keys
+    after we had looked; the next transaction sees its row.
     """
-    try:
-        return _create(tx, begun, lease_until)
-    except IntegrityError:
-        # Another process took one of these keys after we had looked. Now its row can be seen.
-        return _create(tx, begun, lease_until)
-
-
-def _create(tx: Connection, begun: Sequence[Payment], lease_until: int) -> list[Payment]:
     found = find_by_identity(tx, [payment.identity for payment in begun])
     stored = {payment.identity: payment for payment in found}
     new = [payment for payment in begun if stored.setdefault(payment.identity, payment) is payment]
@@ -244,6 +238,19 @@ def lock(tx: Connection, payment_ids: Collection[str]) -> dict[str, Payment]:
     """Payments by their ids, locked until the transaction ends, in the order of their ids."""
     found = tx.execute(select(payments).where(_columns.id.in_(payment_ids)).order_by(_columns.id).with_for_update())
     return {row.id: _payment(row) for row in found}
+
+
+def begin_operations(tx: Connection, begun: Sequence[tuple[Operation, int]]) -> None:
+    """Store operations of clients, each with its lease, and write the payments that were locked for them.
+
+    Where several nodes can be written to (Galera), locks are of one node, and what two transactions only read does not
+    make one of them fail: each refund would leave out the other one.
+    """
+    if not begun:
+        return
+    create_operations(tx, begun)
+    ids = {operation.payment_id for operation, _ in begun}
+    tx.execute(update(payments).where(_columns.id.in_(ids)).values(operations_begun=_columns.operations_begun + 1))
 
 
 def create_operations(tx: Connection, begun: Iterable[tuple[Operation, int]]) -> None:
@@ -470,6 +477,7 @@ def _row(payment: Payment, lease_until: int) -> tuple[Any, ...]:
         captured.amount if captured else None,
         captured.fee if captured else None,
         payment.refunded_amount,
+        0,
         payment.currency,
         payment.reference,
         payment.description,

@@ -158,7 +158,7 @@ def _history_faults(row: Row[Any], lines: Sequence[Line]) -> Iterator[str]:
     if len(lines) != row.version or numbers != [*range(1, len(lines) + 1)]:
         yield f"payment {row.id} has version {row.version}, but its history has {len(lines)} lines"
         return
-    now = _without_lease(payments, row)
+    now = _as_sealed(payments, row)
     begun = {**now, **_BEGUN, "updated_at": row.created_at}
     _, _, *first = lines[0]
     _, _, status, at, _actor, _reason, written = lines[-1]
@@ -170,9 +170,13 @@ def _history_faults(row: Row[Any], lines: Sequence[Line]) -> Iterator[str]:
         yield f"payment {row.id} has a lease, but nothing is left to do"
 
 
-def _without_lease(table: Table, row: Row[Any]) -> dict[str, Any]:
-    """A row's values by their columns, as digests have them."""
-    return dict(zip(table.columns.keys(), row, strict=True)) | {"lease_until": NO_LEASE}
+def _as_sealed(table: Table, row: Row[Any]) -> dict[str, Any]:
+    """A row's values by their columns, as digests have them: without what serves locking only."""
+    values = dict(zip(table.columns.keys(), row, strict=True))
+    return values | {name: nothing for name, nothing in _FOR_LOCKING.items() if name in values}
+
+
+_FOR_LOCKING = {"lease_until": NO_LEASE, "operations_begun": 0}
 
 
 def _expiry_faults(tx: Connection, page: Sequence[Row[Any]]) -> Iterator[str]:
@@ -197,7 +201,7 @@ def _operation_faults(tx: Connection, seen: Seen) -> Iterator[str]:
         known = {row[0] for row in statements.rows_in(tx, payments, "id", ids, columns=("id",))}
         yield from _unheld_faults(tx, [row for row in page if row.kind == Kind.EXPIRY])
         for row in page:
-            *values, seal = _without_lease(operations, row).values()
+            *values, seal = _as_sealed(operations, row).values()
             if digest(values) != seal:
                 yield f"operation {row.id} is not what was written"
             if row.payment_id not in known:

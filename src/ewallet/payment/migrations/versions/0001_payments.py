@@ -37,6 +37,7 @@ def upgrade() -> None:
         Column("captured_amount", INTEGER, nullable=True),
         Column("captured_fee", INTEGER, nullable=True),
         Column("refunded_amount", INTEGER, nullable=False),
+        Column("operations_begun", INTEGER, nullable=False),
         Column("currency", IDENTIFIER, nullable=False),
         Column("reference", SHORT_TEXT, nullable=True),
         Column("description", LONG_TEXT, nullable=True),
