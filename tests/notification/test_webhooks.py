@@ -10,12 +10,14 @@ import httpx2
 import pytest
 
 from ewallet.kernel.caller import Role
+from ewallet.notification import store
 from ewallet.notification import verify as verify_audit
 from ewallet.notification.domain.endpoints import ENDPOINTS_PER_MERCHANT
 from ewallet.notification.senders import webhooks as sender_module
 from ewallet.notification.service import NotificationService
 from ewallet.webhooks import verify
 from tests.support.notification import CUSTOMER, MERCHANT, STRANGER, bearer, new_house, payment_event, serving
+from tests.support.plumbing import opened
 from tests.support.receiver import Behave, Got, Receiver, answering, dripping, receiving, silent
 
 PATIENCE_SECONDS = 30
@@ -210,6 +212,63 @@ async def test_an_endpoint_that_is_gone_hears_no_more_until_it_is_enabled(shop: 
         assert (await shop.answer("POST", again))["status"] == "PENDING"
         [delivered] = await shop.deliveries_when(hook, every("DELIVERED"))
         assert delivered["deliveryId"] == dead["deliveryId"]
+
+
+async def test_an_old_url_that_is_gone_does_not_close_the_new_one(shop: Merchant) -> None:
+    """Its answer comes when the merchant has moved on."""
+    moved = asyncio.Event()
+
+    async def gone_at_last(receiver: Receiver, got: Got, writer: asyncio.StreamWriter) -> None:
+        await moved.wait()
+        await answering(410)(receiver, got, writer)
+
+    async with receiving(gone_at_last) as old, receiving() as new:
+        hook = await shop.listens(old.url)
+        await shop.service.deliver([payment_event()])
+        await old.wait_for(1)
+        await shop.answer("PUT", f"{HOOKS}/{hook['webhookId']}", {"url": new.url})
+        moved.set()
+        await shop.deliveries_when(hook, every("DEAD"))
+
+        await shop.service.deliver([payment_event()])
+        assert len(await new.wait_for(1)) == 1
+        assert (await shop.answer("GET", f"{HOOKS}/{hook['webhookId']}"))["status"] == "ENABLED"
+
+
+async def test_what_is_added_while_an_endpoint_is_turned_off_is_cancelled(database_url: str) -> None:
+    """By a process that had looked before: the other one's transaction is not over when it adds."""
+    async with merchant(database_url) as shop, receiving() as receiver:
+        hook = await shop.listens(receiver.url)
+        await shop.answer("POST", f"{HOOKS}/{hook['webhookId']}/disable")
+        late = store.NewDelivery("dlv_1", hook["webhookId"], "evt_1", "payment.failed", "pay_1", "{}", 1)
+        with opened(database_url) as database:
+            database.transact(lambda tx: store.add_deliveries(tx, [late]))
+
+        await shop.deliveries_when(hook, every("CANCELLED"))
+        assert receiver.got == []
+
+
+async def test_a_bug_of_a_sender_is_the_failure_of_one_delivery(
+    shop: Merchant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever met it again and again would never come to the others."""
+
+    async def broken(_sender: sender_module.WebhookSender, _parcel: object) -> int:
+        raise ZeroDivisionError
+
+    async with receiving() as receiver:
+        with monkeypatch.context() as patched:
+            patched.setattr(sender_module.WebhookSender, "_post", broken)
+            hook = await shop.listens(receiver.url)
+            await shop.service.deliver([payment_event()])
+            [failed] = await shop.deliveries_when(hook, lambda items: items[0]["attempts"] == 1)
+        assert (failed["status"], failed["error"]) == (
+            "PENDING",
+            "It could not be sent because of an error on our side.",
+        )
+
+        [delivered] = await shop.deliveries_when(hook, every("DELIVERED"))
+        assert delivered["eventId"] == receiver.got[0].id
 
 
 async def test_a_disabled_endpoint_hears_nothing_and_what_was_pending_is_cancelled(shop: Merchant) -> None:

@@ -51,7 +51,7 @@ async def _notification(settings: Settings, stack: AsyncExitStack) -> Receiver:
         return HttpNotification(await _door(settings, "notification", stack))
     database = stack.enter_context(opened(settings, "notification"))
     languages = load_languages(settings.templates, settings.locale)
-    return NotificationService(database, languages=languages, clock=system_clock)
+    return NotificationService(database, languages=languages, clock=system_clock, mails=bool(settings.smtp_url))
 
 
 async def _wallet(settings: Settings, receiver: Receiver, stack: AsyncExitStack) -> WalletBooks:

@@ -344,18 +344,32 @@ def parcel_of(delivery: Row[Any], webhook: Row[Any], now: int) -> Parcel:
     )
 
 
-def close_gone(tx: Connection, gone: Mapping[str, int]) -> None:
-    """Believe endpoints that said, at these times, that they want nothing any more, until they are enabled again."""
-    closed = [webhook_id for webhook_id, now in sorted(gone.items()) if _close(tx, webhook_id, now)]
+def is_wanted(webhook: Row[Any] | None) -> bool:
+    """Whether anything is to be sent to an endpoint."""
+    return webhook is not None and webhook.status == EndpointStatus.ENABLED
+
+
+def cancel_unwanted(tx: Connection, *, webhook_id: str, now: int) -> None:
+    """End what was added for an endpoint at the moment in which it was turned off, by who had not seen that yet."""
+    if not is_wanted(store.webhook(tx, webhook_id, lock=True)):
+        store.cancel(tx, webhook_id, "The endpoint is off.", now)
+
+
+def close_gone(tx: Connection, gone: Mapping[tuple[str, str], int]) -> None:
+    """Believe endpoints that said that they want nothing any more, until they are enabled again.
+
+    ``gone`` has the time for each id and the URL that said so.
+    """
+    closed = [webhook_id for (webhook_id, url), now in sorted(gone.items()) if _close(tx, webhook_id, url, now)]
     # Last, because everybody waits for the head of the audit, and nobody may wait for an endpoint meanwhile.
     records = [AuditRecord.of(platform("delivery"), "webhook.gone", webhook_id) for webhook_id in closed]
     store.audit.append(tx, max(gone.values(), default=0), records)
 
 
-def _close(tx: Connection, webhook_id: str, now: int) -> bool:
-    """Close an endpoint that has gone, unless its owner was first to."""
+def _close(tx: Connection, webhook_id: str, url: str, now: int) -> bool:
+    """Close an endpoint that has gone, unless its owner was first to, or has given it another URL meanwhile."""
     row = store.webhook(tx, webhook_id, lock=True)
-    if row is None or row.status != EndpointStatus.ENABLED:
+    if row is None or row.status != EndpointStatus.ENABLED or row.url != url:
         return False
     store.change_webhook(tx, webhook_id, status=EndpointStatus.GONE, updated_at=now)
     store.cancel(tx, webhook_id, "The receiver had answered that it wants nothing any more (410).", now)

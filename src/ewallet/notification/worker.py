@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, Row
@@ -16,7 +16,7 @@ from ewallet.notification.contacts import mail_parcel
 from ewallet.notification.domain.deliveries import JITTER_PARTS, Outcome, State, Verdict, after
 from ewallet.notification.senders import Parcel, Sender
 from ewallet.notification.senders.streams import Listeners
-from ewallet.notification.webhooks import close_gone, parcel_of
+from ewallet.notification.webhooks import cancel_unwanted, close_gone, is_wanted, parcel_of
 from ewallet.plumbing.batching import Batcher
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.telemetry import DELIVERIES, WORKER_ERRORS
@@ -110,7 +110,7 @@ class Dispatcher:
         self._random_below = random_below
         self._held_until = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._batcher: Batcher[tuple[str, store.Settlement, Verdict], None] = Batcher(database, _settle)
+        self._batcher: Batcher[_Settled, None] = Batcher(database, _settle)
         self._returns: Batcher[tuple[str, int], int] = Batcher(database, self._give_back)
         self._wake = wake
 
@@ -179,6 +179,8 @@ class Dispatcher:
         """Send what is due, some at a time. Returns 0, or the time before which nothing more should be tried."""
         while self._held_until > (now := self._clock()):
             found = await self._database.reading(partial(_due, receiver=receiver, channel=channel, now=now))
+            if found is None:
+                await self._database.writing(partial(cancel_unwanted, webhook_id=receiver, now=now))
             if not found:
                 return 0
             verdicts = await asyncio.gather(*(self._send(channel, row, parcel) for row, parcel in found))
@@ -188,9 +190,16 @@ class Dispatcher:
 
     async def _send(self, channel: str, row: Row[Any], parcel: Parcel) -> Verdict:
         """Send one delivery and write what has become of it."""
-        outcome = await self._senders[channel].send(parcel)
+        try:
+            outcome = await self._senders[channel].send(parcel)
+        except Exception:
+            # A bug of ours is this delivery's failure: it must not keep the receiver's others from being sent.
+            WORKER_ERRORS.labels("notification-dispatch").inc()
+            log.exception("notification.sender_failed", delivery=row.id, channel=channel)
+            outcome = Outcome(Verdict.FAILED, error="It could not be sent because of an error on our side.")
         DELIVERIES.labels(channel, outcome.verdict).inc()
-        await self._batcher.submit((row.receiver, self._settlement(row, outcome), outcome.verdict))
+        gone = parcel.address if outcome.verdict is Verdict.GONE else None
+        await self._batcher.submit(_Settled(row.receiver, self._settlement(row, outcome), gone))
         return outcome.verdict
 
     def _settlement(self, row: Row[Any], outcome: Outcome) -> store.Settlement:
@@ -204,15 +213,28 @@ class Dispatcher:
         return self._clock() + REST_SECONDS * MICROSECONDS_PER_SECOND
 
 
-def _due(tx: Connection, *, receiver: str, channel: str, now: int) -> list[tuple[Row[Any], Parcel]]:
+def _due(tx: Connection, *, receiver: str, channel: str, now: int) -> list[tuple[Row[Any], Parcel]] | None:
+    """What is to be sent now. None: nothing, because the receiver wants nothing; somebody added it at that moment."""
     rows = store.due(tx, receiver, now, limit=DELIVERIES_AT_ONCE)
     if channel == store.EMAIL:
         return [(row, mail_parcel(row)) for row in rows]
-    webhook = store.webhook(tx, receiver) if rows else None
-    return [(row, parcel_of(row, webhook, now)) for row in rows] if webhook else []
+    if not rows:
+        return []
+    webhook = store.webhook(tx, receiver)
+    if webhook is None or not is_wanted(webhook):
+        return None
+    return [(row, parcel_of(row, webhook, now)) for row in rows]
 
 
-def _settle(tx: Connection, settled: Sequence[tuple[str, store.Settlement, Verdict]]) -> Sequence[None]:
-    store.settle(tx, [settlement for _, settlement, _ in settled])
-    close_gone(tx, {receiver: settlement.at for receiver, settlement, verdict in settled if verdict is Verdict.GONE})
+class _Settled(NamedTuple):
+    """An attempt that has ended; ``gone`` is the address where nothing is wanted any more, if that was the answer."""
+
+    receiver: str
+    settlement: store.Settlement
+    gone: str | None
+
+
+def _settle(tx: Connection, settled: Sequence[_Settled]) -> Sequence[None]:
+    store.settle(tx, [each.settlement for each in settled])
+    close_gone(tx, {(each.receiver, each.gone): each.settlement.at for each in settled if each.gone is not None})
     return [None] * len(settled)

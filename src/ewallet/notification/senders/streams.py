@@ -1,8 +1,4 @@
-"""How notifications leave the platform, beyond the inbox in the database.
-
-Here stand the live streams. E-mail and webhooks will stand beside them: each takes what the inbox has stored, by a row
-of its own in the transaction that stores it, and sends it afterwards.
-"""
+"""The live streams: who listens is woken, and looks into the inbox."""
 
 import asyncio
 from collections.abc import Iterable
