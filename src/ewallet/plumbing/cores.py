@@ -76,7 +76,7 @@ class OneCore:
         return 0
 
     def _move(self, core: int) -> None:
-        log.info("core.changed", before=self._core, now=core)
+        log.debug("core.changed", before=self._core, now=core)
         for thread in Path("/proc/self/task").iterdir():
             with suppress(ProcessLookupError):  # it has ended
                 if os.sched_getaffinity(int(thread.name)) == {self._core}:
