@@ -43,7 +43,7 @@ def _add_dead_letter(database: Database, number: int, status: str) -> None:
         "updated_at": NOW,
     }
     new = store.NewDelivery(f"dlv_{number}", webhook_id, f"evt_{number}", "payment.failed", "pay_1", "{}", NOW)
-    given_up = store.Settlement(number, Progress(State.DEAD, 12, NOW), 500, "The receiver answered 500.", NOW)
+    given_up = store.Settlement(number, Progress(State.DEAD, 1, NOW), 500, "The receiver answered 500.", NOW)
     database.transact(lambda tx: store.add_webhook(tx, webhook))
     database.transact(lambda tx: store.add_deliveries(tx, [new]))
     database.transact(lambda tx: store.settle(tx, [given_up]))

@@ -170,6 +170,7 @@ async def test_the_document_names_what_users_see_and_nothing_internal(platform: 
     assert set(document["paths"]) == {
         "/notification",
         "/notification/stream",
+        "/notification/audit",
         "/notification/{notificationId}/read",
         "/notification/preferences",
         "/notification/webhooks",

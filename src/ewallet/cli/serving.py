@@ -250,6 +250,9 @@ def _listener(settings: Settings) -> socket.socket:
     try:
         listener.bind((settings.host, settings.port))
         listener.listen(BACKLOG)
+        # All descriptors and all workers share this flag, and Python gives a copy that of the original: a worker that
+        # starts would have the others wait in accept() for a client that somebody else has taken.
+        listener.settimeout(0)
     except OSError as error:
         listener.close()
         raise Stopped(_why_not_listening(settings, error)) from error
