@@ -46,18 +46,13 @@ apart: $(DEV_INSTALLED) mariadb haproxy ## Start two processes of each service o
 galera: $(DEV_INSTALLED) mariadb mariabackup haproxy ## The same on a cluster of three MariaDB nodes, which may be killed one at a time
 	@exec tools/foreground $(BIN)/python -m bench.apart --galera
 
-# Half of the time a test waits for processes, leases or disks: three workers keep two cores busy. In the order of the
+# Half of the time a test waits for processes, leases or disks: four workers keep two cores busy. In the order of the
 # folders: the long ones of chaos, which come early, are not left for the end.
-IN_PARALLEL := --numprocesses $(shell echo $$(($$(nproc) * 3 / 2))) --dist loadfile --no-loadscope-reorder
-
-# Where money is decided about, every branch must have been walked.
-MONEY := */kernel/money.py */wallet/domain/* */wallet/service.py */wallet/store.py */wallet/verify.py \
-	*/payment/domain/* */payment/saga.py */payment/service.py */payment/store.py */payment/verify.py
+IN_PARALLEL := --numprocesses $(shell echo $$(($$(nproc) * 2))) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: $(DEV_INSTALLED) mariadb mariabackup haproxy systemd curl compiler promtool wrk check ## Run every check and every test, with coverage
 	$(BIN)/python -m pytest --cov $(IN_PARALLEL)
-	$(BIN)/python -m coverage report --include="$$(tr ' ' , <<< '$(MONEY)')" --fail-under=100
 	@$(BIN)/python -m bench.guard
 
 # make bench-growth WRITE=1 SIZES=1000:10000,20000:100000

@@ -159,6 +159,10 @@ async def _on_galera(run: Run, folder: Path, cluster: Cluster) -> None:
 
 
 async def _hunted(run: Run, made: Worlds, wanted: Hunt) -> None:
+    """A check has to find its mutant, and nothing in the product: one that finds fault with everything finds each."""
+    unharmed = await hunt(made, wanted, mutated=False)
+    if unharmed.findings:
+        run.wrong.append(f"{run.database}the product does not stand what is for the mutant {wanted.mutant}: {unharmed}")
     report = await hunt(made, wanted)
     check = wanted.found_by.__name__
     if check in report.findings:

@@ -117,8 +117,6 @@ def test_of_two_platforms_started_at_once_on_one_port_one_runs_and_one_says_why_
     ("way", "backend", "victim"),
     [
         ("together", "sqlite", "ewallet"),
-        ("together", "mariadb", "ewallet"),
-        ("apart", "mariadb", "payment"),
         ("apart", "mariadb", "wallet"),
     ],
 )

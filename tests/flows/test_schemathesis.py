@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.platform import People, Platform, User, payment, platform
 
-EXAMPLES = 8
+EXAMPLES = 5
 """Per operation and role, beside the boundaries of every constraint, which are most of the requests."""
 
 OPERATIONS = 30

@@ -26,6 +26,7 @@ def _migrate_file(service: str, file: Path) -> None:
     if file.exists():
         migrations.migrate(service, f"sqlite:///{file}")
     else:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(_file_of(service))
 
 
