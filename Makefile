@@ -46,9 +46,9 @@ apart: $(DEV_INSTALLED) mariadb haproxy ## Start two processes of each service o
 galera: $(DEV_INSTALLED) mariadb mariabackup haproxy ## The same on a cluster of three MariaDB nodes, which may be killed one at a time
 	@exec tools/foreground $(BIN)/python -m bench.apart --galera
 
-# Half of the time a test waits for processes, leases or disks: four workers keep two cores busy. In the order of the
+# A test often waits for processes, leases or disks: five workers keep two cores busy. In the order of the
 # folders: the long ones of chaos, which come early, are not left for the end.
-IN_PARALLEL := --numprocesses $(shell echo $$(($$(nproc) * 2))) --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := --numprocesses $(shell echo $$(($$(nproc) * 5 / 2))) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: $(DEV_INSTALLED) mariadb mariabackup haproxy systemd curl compiler promtool wrk check ## Run every check and every test, with coverage

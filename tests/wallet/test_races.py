@@ -391,7 +391,7 @@ async def test_a_hold_that_one_process_calls_expired_no_other_one_finishes(datab
         clock.pass_seconds(9)
         ahead.pass_seconds(10)
         void, post = (
-            group(transfer(ALICE, BOB, 60, kind=kind, pending_id=held.id))
+            group(transfer(ALICE, BOB, 1), transfer(ALICE, BOB, 60, kind=kind, pending_id=held.id))
             for kind in (TransferKind.VOID, TransferKind.POST)
         )
 

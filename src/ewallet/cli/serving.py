@@ -147,6 +147,7 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()
+    gc.enable()  # nobody looked for garbage while all this was loaded
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
