@@ -67,6 +67,15 @@ async def test_a_connection_serves_many_webhooks() -> None:
         assert receiver.connections == 1
 
 
+@pytest.mark.parametrize("target", ["/", "/hook;shop=1/a;b?c=d;e&f=%2F", "//hook", "/hook;", "/?a"])
+async def test_a_url_arrives_as_it_was_given(target: str) -> None:
+    """Parameters of a path (RFC 3986, 3.3) may be what tells one shop from another."""
+    async with receiving() as receiver, sending() as sender:
+        await sender.send(parcel(f"http://127.0.0.1:{receiver.port}{target}"))
+
+    assert [got.path for got in receiver.got] == [target]
+
+
 @pytest.mark.parametrize(
     ("status", "verdict"),
     [

@@ -67,7 +67,8 @@ class WebhookSender:
                 secrets=parcel.secrets,
             ),
         }
-        async with self._pool.stream("POST", parcel.address, headers=list(headers.items()), content=body) as answer:
+        url = _url(parcel.address)
+        async with self._pool.stream("POST", url, headers=list(headers.items()), content=body) as answer:
             await _read_rest(answer)
             return answer.status
 
@@ -85,6 +86,13 @@ class WebhookSender:
             keepalive_expiry=KEPT_SECONDS,
             network_backend=OutsideNetwork(self._outside),
         )
+
+
+def _url(address: str) -> httpcore2.URL:
+    """An endpoint's URL in parts: read from a string, httpcore2 forgets what a path has behind a semicolon."""
+    parts = urlsplit(address)
+    target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+    return httpcore2.URL(scheme=parts.scheme, host=parts.hostname or "", port=parts.port, target=target)
 
 
 _NO_ANSWER = "The connection broke before there was an answer."
