@@ -147,7 +147,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, described("folder of templates laid over the built-in ones: `en.toml`, `mail.html` and so on")
     ] = ""
     locale: Annotated[str, described("language of whoever has chosen none; there are `en` and `de`")] = "en"
-    webhook_rate_per_host: Annotated[Rate, described("webhooks per second to one host, 0 for no limit")] = 200
+    webhook_rate_per_host: Annotated[Rate, described("webhooks per second from one process to one host, 0 for no limit")] = 200
     delivery_log_seconds: Annotated[
         int,
         Meta(ge=0),
