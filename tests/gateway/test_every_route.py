@@ -104,6 +104,8 @@ CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
     "GET /notification/stream": (ANY_USER, set()),
     "GET /notification/preferences": (ANY_USER, set()),
     "PUT /notification/preferences": (ANY_USER, set()),
+    "GET /notification/addresses/{userId}": (EVERYONE, set()),
+    "PUT /notification/addresses/{userId}": (STAFF, set()),
     "POST /notification/webhooks": (MERCHANT, {Reason.INVALID_STATE}),
     "GET /notification/webhooks": (MERCHANT, set()),
     "GET /notification/webhooks/{webhookId}": (MERCHANT, set()),
@@ -144,7 +146,7 @@ class Running:
     async def call(self, call: str, token: str | None, **more_headers: str) -> httpx2.Response:
         """Try a call on something that is not there, with an empty body where it takes one."""
         method, path = call.split()
-        for name in ("customerId", "transactionId", "notificationId", "webhookId", "deliveryId"):
+        for name in ("customerId", "userId", "transactionId", "notificationId", "webhookId", "deliveryId"):
             path = path.replace(f"{{{name}}}", "usr_00000000000000000000000000")
         headers = {"Authorization": f"Bearer {token}", **more_headers} if token else more_headers
         body: dict[str, str] | None = {} if "requestBody" in self.operations()[call] else None

@@ -173,6 +173,7 @@ async def test_the_document_names_what_users_see_and_nothing_internal(platform: 
         "/notification/audit",
         "/notification/{notificationId}/read",
         "/notification/preferences",
+        "/notification/addresses/{userId}",
         "/notification/webhooks",
         "/notification/webhooks/{webhookId}",
         "/notification/webhooks/{webhookId}/enable",

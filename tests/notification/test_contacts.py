@@ -82,13 +82,14 @@ async def test_who_has_said_nothing_gets_no_mail(platform: Platform) -> None:
 
     assert await platform.mailed(1) == [(SHOP, "You received $12.25")]
     answer = await platform.http.get(PREFERENCES, headers=bearer(CUSTOMER))
-    assert answer.json() == {"email": None, "emailEvents": None, "locale": None}
+    assert answer.json() == {"email": None, "emailEvents": None, "channelEvents": {}, "locale": None}
 
 
 async def test_only_events_that_were_asked_for_are_mailed_and_those_about_security_always(platform: Platform) -> None:
     assert await platform.wants(CUSTOMER, email=ADA, emailEvents=["payment.failed"]) == {
         "email": ADA,
         "emailEvents": ["payment.failed"],
+        "channelEvents": {},
         "locale": None,
     }
 
@@ -102,7 +103,7 @@ async def test_only_events_that_were_asked_for_are_mailed_and_those_about_securi
 
 async def test_preferences_are_replaced_as_a_whole(platform: Platform) -> None:
     await platform.wants(CUSTOMER, email=ADA, emailEvents=[])
-    assert await platform.wants(CUSTOMER) == {"email": None, "emailEvents": None, "locale": None}
+    assert await platform.wants(CUSTOMER) == {"email": None, "emailEvents": None, "channelEvents": {}, "locale": None}
 
     await platform.service.deliver([frozen()])
     await platform.wants(CUSTOMER, email=ADA)
@@ -145,6 +146,8 @@ async def test_inbox_and_mail_speak_the_language_that_was_chosen(database_url: s
         ({"emailEvents": ["payment.exploded"]}, "/emailEvents/0"),
         ({"locale": "xx"}, "/locale"),
         ({"sms": "+43"}, "/sms"),
+        ({"channelEvents": {"sms": ["payment.failed"]}}, "/channelEvents/sms"),
+        ({"channelEvents": {"SMS": []}}, "/channelEvents"),
     ],
 )
 async def test_what_cannot_be_meant_is_refused_and_nothing_is_stored(
@@ -163,6 +166,8 @@ def test_wrong_settings_are_named_at_the_start(sqlite_url: str) -> None:
     for settings, named in (
         ({"smtp_url": "smtp://mail.example"}, "EWALLET_EMAIL_FROM"),
         ({"webhook_allowed_addresses": "nowhere"}, "EWALLET_WEBHOOK_ALLOWED_ADDRESSES"),
+        ({"apprise_urls": "sms=json://{to}"}, "EWALLET_APPRISE_URLS"),
+        ({"apprise_urls": "sms=nonsense://x/{to}"}, "EWALLET_APPRISE_URLS"),
         ({"locale": "xx"}, "EWALLET_LOCALE"),
         ({"templates": "nowhere"}, "EWALLET_TEMPLATES"),
     ):

@@ -11,7 +11,9 @@ from ewallet.kernel.clock import system_clock
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded, Refused
 from ewallet.kernel.money import Money
 from ewallet.notification.client import HttpNotification
+from ewallet.notification.senders.apprise import apprise_urls
 from ewallet.notification.service import NotificationService
+from ewallet.notification.store import EMAIL
 from ewallet.notification.templates import load_languages
 from ewallet.payment.reconcile import Reconciliation
 from ewallet.payment.saga import REQUEST_SECONDS, Saga
@@ -51,7 +53,8 @@ async def _notification(settings: Settings, stack: AsyncExitStack) -> Receiver:
         return HttpNotification(await _door(settings, "notification", stack))
     database = stack.enter_context(opened(settings, "notification"))
     languages = load_languages(settings.templates, settings.locale)
-    return NotificationService(database, languages=languages, clock=system_clock, mails=bool(settings.smtp_url))
+    channels = (*apprise_urls(settings.apprise_urls), *([EMAIL] if settings.smtp_url else []))
+    return NotificationService(database, languages=languages, clock=system_clock, channels=channels)
 
 
 async def _wallet(settings: Settings, receiver: Receiver, stack: AsyncExitStack) -> WalletBooks:

@@ -14,6 +14,7 @@ from ewallet.kernel.errors import Reason, unwrap
 from ewallet.notification.client import DELIVERY_PATH, KEPT_PATH, UNTOLD_PATH
 from ewallet.notification.contacts import Contacts
 from ewallet.notification.messages import (
+    Addresses,
     Delivery,
     FindUntold,
     ListKept,
@@ -35,7 +36,9 @@ from ewallet.notification.webhooks import Webhooks
 from ewallet.plumbing.http.contract import (
     ANY_USER,
     DEFAULT_LIMIT,
+    EVERYONE,
     INVALID_TOKEN,
+    STAFF,
     Cursor,
     Limit,
     bearer_token,
@@ -59,7 +62,7 @@ LastEventId = Annotated[
     ),
 ]
 AuditSubject = Annotated[
-    str | None, QueryParameter(pattern="^[!-~]{1,64}$", description="only records about this `webhookId`")
+    str | None, QueryParameter(pattern="^[!-~]{1,64}$", description="only records about this `webhookId` or `userId`")
 ]
 
 
@@ -140,7 +143,19 @@ def _contact_routes(contacts: Contacts) -> list[HTTPRouteHandler]:
         """Choose how to be told beside the inbox; what is left out is as if nothing had been said about it."""
         return unwrap(await contacts.replace(caller_of(request), data))
 
-    return [get_preferences, replace_preferences]
+    @get("/notification/addresses/{user_id:str}", **protected(EVERYONE))
+    async def get_addresses(request: Request[Any, Any, Any], user_id: FromPath[str]) -> Addresses:
+        """Where a user is reached by further channels."""
+        return unwrap(await contacts.addresses(caller_of(request), user_id))
+
+    @put("/notification/addresses/{user_id:str}", **protected(STAFF))
+    async def replace_addresses(
+        request: Request[Any, Any, Any], user_id: FromPath[str], data: JSONBody[Addresses]
+    ) -> Addresses:
+        """Say where a user is reached by further channels, once it is known to be the user who is there."""
+        return unwrap(await contacts.replace_addresses(caller_of(request), user_id, data))
+
+    return [get_preferences, replace_preferences, get_addresses, replace_addresses]
 
 
 def _webhook_routes(webhooks: Webhooks) -> list[HTTPRouteHandler]:

@@ -1,8 +1,9 @@
 """Notification put together: its database, its use cases, its background work, its HTTP side."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing
+from functools import partial
 
 from litestar import Litestar
 
@@ -13,6 +14,7 @@ from ewallet.notification.api import routes
 from ewallet.notification.contacts import Contacts
 from ewallet.notification.domain.endpoints import AddressRules
 from ewallet.notification.senders import Sender
+from ewallet.notification.senders.apprise import AppriseSender, apprise_urls
 from ewallet.notification.senders.mail import MailSender, MailServer, MailWrong
 from ewallet.notification.senders.outside import Outside, system_resolver
 from ewallet.notification.senders.webhooks import WebhookSender
@@ -40,23 +42,20 @@ def create_app(
 ) -> House[NotificationService]:
     """Notification on its migrated database, which closes with the application's lifespan.
 
-    SettingsError: the mail server, the templates or what may be called outside cannot be understood.
+    SettingsError: the mail server, a further channel, the templates or what may be called outside cannot be understood.
     """
     outside = Outside(_address_rules(settings), system_resolver())
-    mail_server = _mail_server(settings)
-    languages, layouts = load_languages(settings.templates, settings.locale), load_layouts(settings.templates)
+    languages = load_languages(settings.templates, settings.locale)
+    channels = _people_senders(settings, clock)
     database = open_database(settings.database_url("notification"), "notification")
-    service = NotificationService(database, languages=languages, clock=clock, mails=mail_server is not None)
+    service = NotificationService(database, languages=languages, clock=clock, channels=channels)
     watch = Watch(database, service.listeners)
     forgetting = Forgetting(database, clock=clock, after_seconds=settings.delivery_log_seconds)
-    figures = Figures(database, store.figures, clock)
+    figures = Figures(database, partial(store.figures, channels=(store.WEBHOOK, *channels)), clock)
     sender = WebhookSender(outside, per_second=settings.webhook_rate_per_host, clock=clock)
-    senders: dict[str, Sender] = {store.WEBHOOK: sender}
-    if mail_server is not None:
-        senders[store.EMAIL] = MailSender(mail_server, layouts=layouts, clock=clock)
     dispatcher = Dispatcher(
         database,
-        senders,
+        {store.WEBHOOK: sender, **channels},
         owner=new_id("own", clock()),
         clock=clock,
         random_below=secrets.randbelow,
@@ -69,7 +68,9 @@ def create_app(
         plain_http=settings.environment == "development",
         deliveries_added=service.deliveries_added.set,
     )
-    contacts = Contacts(database, locales=languages.by_locale, clock=clock)
+    contacts = Contacts(
+        database, locales=languages.by_locale, channels=apprise_urls(settings.apprise_urls), clock=clock
+    )
 
     @asynccontextmanager
     async def lifespan(_application: Litestar) -> AsyncIterator[None]:
@@ -101,6 +102,17 @@ def create_app(
         ready=database.ping,
     )
     return House("notification", service, application)
+
+
+def _people_senders(settings: Settings, clock: Clock) -> Mapping[str, Sender]:
+    """How people are told beside their inbox, by channel: as far as there are settings for it."""
+    layouts, server = load_layouts(settings.templates), _mail_server(settings)
+    senders: dict[str, Sender] = {}
+    if server is not None:
+        senders[store.EMAIL] = MailSender(server, layouts=layouts, clock=clock)
+    for name, url in apprise_urls(settings.apprise_urls).items():
+        senders[name] = AppriseSender(name, url)
+    return senders
 
 
 def _mail_server(settings: Settings) -> MailServer | None:

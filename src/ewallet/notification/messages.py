@@ -44,17 +44,41 @@ MailedEvents = Annotated[
     Meta(max_length=50, description="the events that are mailed, beside those about security; left out: all"),
 ]
 
+ChannelName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}(?![\s\S])", description="as the operator calls it")]
+ChannelEvents = Annotated[
+    dict[ChannelName, list[Annotated[str, Meta(max_length=64)]]],
+    Meta(
+        max_length=20,
+        description="the events that come by further channels, beside those about security; left out: no others",
+    ),
+]
+Address = Annotated[
+    str,
+    Meta(
+        # Nothing that would mean something in a path.
+        pattern=r"^[A-Za-z0-9@+#!_-][A-Za-z0-9._@+:#!-]{0,127}(?![\s\S])",
+        description="a phone number, the number of a chat, a name: what the channel's service knows people by",
+    ),
+]
+
 LocaleName = Annotated[
     str, Meta(max_length=32, description="the language of inbox and e-mail, such as `de`; null: the platform's")
 ]
 
 
 class Preferences(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """How a user is told beside the inbox, which has everything. Events about security are always mailed."""
+    """How a user is told beside the inbox, which has everything. Those about security come by every way there is."""
 
     email: Email | None = None
     email_events: MailedEvents | None = None
+    channel_events: ChannelEvents = {}
     locale: LocaleName | None = None
+
+
+class Addresses(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Where a user is reached by further channels. Messages there cost money, so staff vouches for each address."""
+
+    addresses: Annotated[dict[ChannelName, Address], Meta(max_length=20)]
 
 
 # --- webhooks -----------------------------------------------------------------------------------------------------

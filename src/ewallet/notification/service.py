@@ -15,7 +15,7 @@ from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock, rfc3339
 from ewallet.kernel.errors import Refusal, invalid, not_found
 from ewallet.kernel.ids import derived_id, is_id
 from ewallet.notification import store
-from ewallet.notification.contacts import new_mails
+from ewallet.notification.contacts import new_messages
 from ewallet.notification.domain.words import Languages, Text, Unrenderable
 from ewallet.notification.messages import Addressed, Notification, NotificationList
 from ewallet.notification.senders.streams import Listener, Listeners
@@ -45,13 +45,18 @@ _Telling = tuple[Event, Sequence[store.NewNotification]]
 
 
 class NotificationService:
-    """The inboxes and their streams; satisfies ``NotificationClient`` for services in this process."""
+    """The inboxes and their streams; satisfies ``NotificationClient`` for services in this process.
 
-    def __init__(self, database: Database, *, languages: Languages, clock: Clock, mails: bool = False) -> None:
+    ``channels`` are those by which people can be told beside inbox and webhooks.
+    """
+
+    def __init__(
+        self, database: Database, *, languages: Languages, clock: Clock, channels: Collection[str] = ()
+    ) -> None:
         self._database = database
         self._languages = languages
         self._clock = clock
-        self._mails = mails
+        self._channels = channels
         self._batcher: Batcher[_Telling, bool] = Batcher(database, self._tell)
         self.listeners = Listeners()
         self.deliveries_added = asyncio.Event()
@@ -169,13 +174,14 @@ class NotificationService:
         """What goes out of the platform because of the new ones among these notifications."""
         users = {note.user_id for _, notes in tellings for note in notes}
         endpoints = endpoints_of(tx, users)
-        mailboxes = store.mailed(tx, users) if self._mails else {}
-        if not endpoints and not mailboxes:
+        contacts = store.contacts_of(tx, users) if self._channels else {}
+        if not endpoints and not contacts:
             return ()
         # By id, because an event may be twice in a batch.
         told = {note.id: store.Told(event, note) for event, notes in tellings for note in notes if note.id in new}
         now = self._clock()
-        return new_deliveries(endpoints, told.values(), now) + new_mails(mailboxes, told.values(), self._languages, now)
+        messages = new_messages(contacts, told.values(), channels=self._channels, languages=self._languages, now=now)
+        return new_deliveries(endpoints, told.values(), now) + messages
 
     async def _follow(
         self, user_id: str, listener: Listener, place: int, until: int, locale: str | None

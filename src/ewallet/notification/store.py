@@ -35,6 +35,7 @@ from ewallet.notification.domain.endpoints import EndpointStatus
 from ewallet.plumbing import statements
 from ewallet.plumbing.audit import AuditLog
 from ewallet.plumbing.figures import Figure, seconds_since
+from ewallet.plumbing.json import encode
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.schema import IDENTIFIER, INTEGER, KEY, LONG_TEXT, SHORT_TEXT, insert_rows, table, upsert_rows
 from ewallet.plumbing.telemetry import DELIVERIES_LATE
@@ -100,6 +101,9 @@ preferences = table(
     Column("email", SHORT_TEXT, nullable=True),
     # A JSON list of the events that are mailed; null for all.
     Column("email_events", LONG_TEXT, nullable=True),
+    # In JSON, by the names of further channels: lists of events, and the addresses, which staff alone writes.
+    Column("channel_events", LONG_TEXT, nullable=True),
+    Column("addresses", LONG_TEXT, nullable=True),
     Column("locale", IDENTIFIER, nullable=True),
     Column("updated_at", INTEGER, nullable=False),
 )
@@ -311,11 +315,26 @@ def preferences_of(tx: Connection, user_id: str) -> Row[Any] | None:
 
 
 def set_preferences(
-    tx: Connection, user_id: str, *, email: str | None, email_events: str | None, locale: str | None, now: int
+    tx: Connection,
+    user_id: str,
+    *,
+    email: str | None,
+    email_events: str | None,
+    channel_events: str,
+    locale: str | None,
+    now: int,
 ) -> None:
-    """Replace what a user has said."""
-    said = ("email", "email_events", "locale", "updated_at")
-    upsert_rows(tx, preferences, [(user_id, email, email_events, locale, now)], update=said)
+    """Replace what a user has said; the addresses on further channels stay."""
+    row = (user_id, email, email_events, channel_events, None, locale, now)
+    said = ("email", "email_events", "channel_events", "locale", "updated_at")
+    upsert_rows(tx, preferences, [row], update=said)
+
+
+def set_addresses(tx: Connection, user_id: str, addresses: Mapping[str, str], now: int) -> None:
+    """Replace a user's addresses on further channels, each of which is a receiver from then on."""
+    row = (user_id, None, None, None, encode(addresses).decode(), None, now)
+    upsert_rows(tx, preferences, [row], update=("addresses", "updated_at"))
+    upsert_rows(tx, receivers, [(channel, channel, NEVER, "", 0) for channel in sorted(addresses)], update=("channel",))
 
 
 def locale_of(tx: Connection, user_id: str) -> str | None:
@@ -323,19 +342,20 @@ def locale_of(tx: Connection, user_id: str) -> str | None:
     return tx.execute(select(preferences.c.locale).where(preferences.c.user_id == user_id)).scalar_one_or_none()
 
 
-class Mailbox(NamedTuple):
-    """Where a user's e-mail goes; ``events`` in JSON, None for all; None for a locale that was not chosen."""
+class Contact(NamedTuple):
+    """How a user is told beside the inbox, as it is stored: None where nothing was said."""
 
-    address: str
-    events: str | None
+    email: str | None
+    email_events: str | None
+    channel_events: str | None
+    addresses: str | None
     locale: str | None
 
 
-def mailed(tx: Connection, user_ids: Collection[str]) -> Mapping[str, Mailbox]:
-    """The mailboxes of those of these users who have one."""
-    columns = ("user_id", "email", "email_events", "locale")
-    rows = statements.rows_in(tx, preferences, "user_id", user_ids, columns=columns)
-    return {user_id: Mailbox(email, *rest) for user_id, email, *rest in rows if email is not None}
+def contacts_of(tx: Connection, user_ids: Collection[str]) -> Mapping[str, Contact]:
+    """The contacts of those of these users about whom something is known, by user."""
+    rows = statements.rows_in(tx, preferences, "user_id", user_ids, columns=("user_id", *Contact._fields))
+    return {user_id: Contact(*rest) for user_id, *rest in rows}
 
 
 # --- deliveries ---------------------------------------------------------------------------------------------------
@@ -573,9 +593,9 @@ def give_all_back(tx: Connection, owner: str) -> None:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
-def figures(tx: Connection, now: int) -> Iterator[Figure]:
+def figures(tx: Connection, now: int, *, channels: Iterable[str]) -> Iterator[Figure]:
     """How late deliveries are, for the metrics: not those that a receiver refuses, which are due later."""
     query = select(receivers.c.channel, func.min(receivers.c.next_at)).where(receivers.c.next_at <= now)
     due_since = {row[0]: row[1] for row in tx.execute(query.group_by(receivers.c.channel))}
-    for channel in (WEBHOOK, EMAIL):
+    for channel in channels:
         yield Figure(DELIVERIES_LATE, (channel,), seconds_since(due_since.get(channel, now), now))

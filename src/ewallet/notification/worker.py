@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.kernel.errors import OutcomeUnknown, Overloaded
 from ewallet.notification import store
-from ewallet.notification.contacts import mail_parcel
+from ewallet.notification.contacts import message_parcel
 from ewallet.notification.domain.deliveries import JITTER_PARTS, Outcome, State, Verdict, after
 from ewallet.notification.senders import Parcel, Sender
 from ewallet.notification.senders.streams import Listeners
@@ -216,8 +216,8 @@ class Dispatcher:
 def _due(tx: Connection, *, receiver: str, channel: str, now: int) -> list[tuple[Row[Any], Parcel]] | None:
     """What is to be sent now. None: nothing, because the receiver wants nothing; somebody added it at that moment."""
     rows = store.due(tx, receiver, now, limit=DELIVERIES_AT_ONCE)
-    if channel == store.EMAIL:
-        return [(row, mail_parcel(row)) for row in rows]
+    if channel != store.WEBHOOK:
+        return [(row, message_parcel(row)) for row in rows]
     if not rows:
         return []
     webhook = store.webhook(tx, receiver)

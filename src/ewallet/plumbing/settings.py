@@ -143,11 +143,20 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         described("mail server, as `smtp://user:password@host:587` or `smtps://host:465`; empty: no e-mail is sent"),
     ] = ""
     email_from: Annotated[str, described("sender of e-mail, as `Shop <payments@shop.example>`")] = ""
+    apprise_urls: Annotated[
+        str,
+        described(
+            "further channels (SMS, push, chat) as `sms=twilio://SID:TOKEN@FROM/{to}`, separated by spaces; "
+            "the URLs are those of [Apprise](https://appriseit.com), `{to}` stands for a person's address"
+        ),
+    ] = ""
     templates: Annotated[
         str, described("folder of templates laid over the built-in ones: `en.toml`, `mail.html` and so on")
     ] = ""
     locale: Annotated[str, described("language of whoever has chosen none; there are `en` and `de`")] = "en"
-    webhook_rate_per_host: Annotated[Rate, described("webhooks per second from one process to one host, 0 for no limit")] = 200
+    webhook_rate_per_host: Annotated[
+        Rate, described("webhooks per second from one process to one host, 0 for no limit")
+    ] = 200
     delivery_log_seconds: Annotated[
         int,
         Meta(ge=0),
@@ -265,7 +274,10 @@ def _convert(values: dict[str, Any]) -> Settings:
 
 def _shown(name: str, value: object) -> str:
     """A value for an error message; secrets are not repeated."""
-    return "hidden" if name.endswith(("_secret", "_password", "_database_url")) else repr(value)
+    return "hidden" if name.endswith(_SECRET_ENDINGS) else repr(value)
+
+
+_SECRET_ENDINGS = ("_secret", "_password", "_database_url", "smtp_url", "apprise_urls")
 
 
 def _check_together(settings: Settings) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from ewallet.kernel.clock import system_clock
 from ewallet.notification.domain.deliveries import Outcome, Verdict
-from ewallet.notification.senders import Parcel
-from ewallet.notification.senders.mail import Mail, MailSender, MailServer, MailWrong
+from ewallet.notification.senders import Message, Parcel
+from ewallet.notification.senders.mail import MailSender, MailServer, MailWrong
 from ewallet.notification.templates import load_layouts
 from ewallet.plumbing.json import encode
 from tests.notification.senders.test_webhooks import certificate
@@ -19,8 +19,8 @@ SENDER = "Shop <payments@shop.example>"
 
 
 def parcel(*, to: str = "ada@example.com", text: str = "To usr_1 for <b>Ærø</b> & co.") -> Parcel:
-    mail = Mail(to=to, subject="You paid 12.50 USD", text=text, locale="en")
-    return Parcel(event_id="dlv_1", event="payment.succeeded", payload=encode(mail).decode(), address="", secrets=())
+    told = Message(to=to, title="You paid 12.50 USD", text=text, locale="en")
+    return Parcel(event_id="dlv_1", event="payment.succeeded", payload=encode(told).decode(), address="", secrets=())
 
 
 def server(url: str) -> MailServer:

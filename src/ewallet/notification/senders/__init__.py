@@ -2,11 +2,14 @@
 
 ``streams`` tells open browsers at once. Everything else takes what the inbox has stored, by a row of its own in the
 transaction that stores it, and sends it afterwards (``worker.py``): ``webhooks`` to merchants' servers, by ``outside``,
-which never calls an address that is not public, and ``mail`` to people, by the operator's mail server.
+which never calls an address that is not public, ``mail`` to people, by the operator's mail server, and ``apprise`` by
+whatever else the operator has.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from ewallet.notification.domain.deliveries import Outcome
 
@@ -20,6 +23,15 @@ class Parcel:
     payload: str
     address: str
     secrets: tuple[str, ...]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What a person is told, as it waits in its delivery; ``to`` is an address as its channel has them."""
+
+    to: str
+    title: str
+    text: str
+    locale: str
 
 
 class Sender(Protocol):

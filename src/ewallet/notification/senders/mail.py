@@ -12,7 +12,7 @@ import msgspec
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.notification.domain.deliveries import Outcome, Verdict
-from ewallet.notification.senders import Parcel
+from ewallet.notification.senders import Message, Parcel
 from ewallet.notification.templates import Layouts
 
 SECONDS = 20
@@ -23,15 +23,6 @@ MESSAGES_AT_ONCE = 8
 
 class MailWrong(ValueError):
     """The settings of e-mail cannot be understood; the message says which and why, without the password."""
-
-
-class Mail(msgspec.Struct, frozen=True):
-    """A message as it waits in its delivery."""
-
-    to: str
-    subject: str
-    text: str
-    locale: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +104,15 @@ class MailSender:
 
     def _message(self, parcel: Parcel) -> EmailMessage:
         """The message, with the same id at every attempt, by which mail programs know a second copy."""
-        mail = msgspec.json.decode(parcel.payload, type=Mail)
+        told = msgspec.json.decode(parcel.payload, type=Message)
         message = EmailMessage()
         message["From"] = self._server.sender
-        message["To"] = mail.to
-        message["Subject"] = mail.subject
+        message["To"] = told.to
+        message["Subject"] = told.title
         message["Date"] = formatdate(self._clock() // MICROSECONDS_PER_SECOND)
         message["Message-ID"] = f"<{parcel.event_id}@{parseaddr(self._server.sender)[1].partition('@')[2]}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no holiday notices, please
-        text, html = self._layouts.laid_out(mail.locale, title=mail.subject, body=mail.text)
+        text, html = self._layouts.laid_out(told.locale, title=told.title, body=told.text)
         message.set_content(text)
         message.add_alternative(html, subtype="html")
         return message

@@ -72,6 +72,8 @@ def upgrade() -> None:
         Column("user_id", IDENTIFIER, primary_key=True),
         Column("email", SHORT_TEXT, nullable=True),
         Column("email_events", LONG_TEXT, nullable=True),
+        Column("channel_events", LONG_TEXT, nullable=True),
+        Column("addresses", LONG_TEXT, nullable=True),
         Column("locale", IDENTIFIER, nullable=True),
         Column("updated_at", INTEGER, nullable=False),
     )
