@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +75,7 @@ def in_sequence(base_url: str, request: Request, *, payments: int) -> Latency:
             response = client.request(request.method, request.path, content=request.body, headers=key)
             milliseconds.append((time.perf_counter() - started) * 1000)
             response.raise_for_status()
-    return _latency(milliseconds)
+    return latency_of(milliseconds)
 
 
 def in_bulk(base_url: str, requests: Sequence[Request], *, each: int, seconds: float) -> Load:
@@ -93,7 +93,7 @@ def in_bulk(base_url: str, requests: Sequence[Request], *, each: int, seconds: f
             milliseconds.append((time.perf_counter() - began) * 1000)
             _require_all_paid(response)
     paid = each * len(milliseconds)
-    return Load(paid, paid / (time.perf_counter() - started), _latency(milliseconds))
+    return Load(paid, paid / (time.perf_counter() - started), latency_of(milliseconds))
 
 
 def _call_of_many(request: Request, key: str, payments: int) -> str:
@@ -128,8 +128,21 @@ def at_rate(base_url: str, requests: Sequence[Request], *, per_second: float, se
 
     Refuses a run in which any request was not answered with success.
     """
-    run, elapsed = uvloop.run(
-        _arrive(base_url, requests, per_second=per_second, seconds=seconds, connections=connections)
+    return uvloop.run(arriving(base_url, requests, per_second=per_second, seconds=seconds, connections=connections))
+
+
+async def arriving(
+    base_url: str,
+    requests: Sequence[Request],
+    *,
+    per_second: float,
+    seconds: float,
+    connections: int,
+    on_body: Callable[[bytes], None] | None = None,
+) -> Load:
+    """See :func:`at_rate`; ``on_body`` is given the body of each answer."""
+    run, elapsed = await _arrive(
+        base_url, requests, per_second=per_second, seconds=seconds, connections=connections, on_body=on_body
     )
     if run.failed or run.turned_away:
         raise SystemExit(
@@ -162,14 +175,16 @@ def _is_paid(base_url: str, request: Request) -> bool:
 
 
 def _load(milliseconds: Sequence[float], elapsed: float) -> Load:
-    return Load(len(milliseconds), len(milliseconds) / elapsed, _latency(milliseconds))
+    return Load(len(milliseconds), len(milliseconds) / elapsed, latency_of(milliseconds))
 
 
 class _Connection(asyncio.Protocol):
     """One connection with at most one request under way."""
 
-    def __init__(self, run: "_OpenLoop") -> None:
+    def __init__(self, run: "_OpenLoop", on_body: Callable[[bytes], None] | None) -> None:
         self._run = run
+        if on_body is not None:
+            self.on_body = on_body  # httptools calls what is there, in one piece for a short answer
         self._due = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._transport: Any = None
@@ -243,13 +258,19 @@ class _OpenLoop:
 
 
 async def _arrive(
-    base_url: str, requests: Sequence[Request], *, per_second: float, seconds: float, connections: int
+    base_url: str,
+    requests: Sequence[Request],
+    *,
+    per_second: float,
+    seconds: float,
+    connections: int,
+    on_body: Callable[[bytes], None] | None = None,
 ) -> tuple[_OpenLoop, float]:
     """The run, and the seconds until everything was answered."""
     loop, run = asyncio.get_running_loop(), _OpenLoop()
     host, _, port = base_url.removeprefix("http://").partition(":")
     for _ in range(connections):
-        _, connection = await loop.create_connection(lambda: _Connection(run), host, int(port))
+        _, connection = await loop.create_connection(lambda: _Connection(run, on_body), host, int(port))
         run.add(connection)
     started, key = loop.time(), secrets.token_hex(8)
     for number in range(int(per_second * seconds)):
@@ -263,6 +284,6 @@ async def _arrive(
     return run, loop.time() - started
 
 
-def _latency(milliseconds: Sequence[float]) -> Latency:
+def latency_of(milliseconds: Sequence[float]) -> Latency:
     cuts = statistics.quantiles(milliseconds, n=100, method="inclusive")
     return Latency(cuts[49], cuts[89], cuts[98], max(milliseconds))

@@ -1,5 +1,6 @@
 """Customers with money and merchants to pay, made through the public API."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,12 +20,12 @@ class People:
         self._client = httpx2.Client(base_url=base_url, timeout=30, trust_env=False)
         admin = self._login(ADMIN_EMAIL, ADMIN_PASSWORD)
         with ThreadPoolExecutor(16) as pool:
-            self._merchants = list(pool.map(lambda n: self._register(f"merchant{n}", "MERCHANT"), range(merchants)))
+            self.merchants = list(pool.map(lambda n: self._register(f"merchant{n}", "MERCHANT"), range(merchants)))
             self._customers = list(pool.map(lambda n: self._funded_customer(n, admin), range(customers)))
 
     def payments(self, *, merchants: int | None = None) -> list[Request]:
         """A payment of every customer, spread over all merchants, or over the first few."""
-        sellers = self._merchants[:merchants]
+        sellers = self.merchants[:merchants]
         return [
             payment_to(sellers[number % len(sellers)], token=token) for number, (_, token) in enumerate(self._customers)
         ]
@@ -32,6 +33,16 @@ class People:
     def looks(self) -> list[Request]:
         """Every customer's look at the own wallet."""
         return [Request("GET", f"/wallet/{customer}", token) for customer, token in self._customers]
+
+    def tokens(self) -> list[str]:
+        """Every customer's access token."""
+        return [token for _, token in self._customers]
+
+    def want_webhooks(self, urls: Sequence[str]) -> None:
+        """Each merchant is told of payments at one of these URLs."""
+        for number, url in enumerate(urls):
+            token = self._login(f"merchant{number}@example.test", PASSWORD)
+            self._post("/notification/webhooks", {"url": url, "events": ["payment.succeeded"]}, token)
 
     def _funded_customer(self, number: int, admin: str) -> tuple[str, str]:
         """Id and access token."""
