@@ -436,6 +436,26 @@ async def test_receivers_that_never_answer_do_not_delay_the_others(
         await asyncio.gather(*(receiver.wait_for(5, seconds=PATIENCE_SECONDS) for receiver in receivers[2:]))
 
 
+async def test_receivers_that_never_answer_take_no_connections_from_the_others(
+    shop: Merchant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage of somebody who hosts many shops, each of which is told of many payments."""
+    monkeypatch.setattr(sender_module, "ANSWER_SECONDS", 10 * PATIENCE_SECONDS)
+    monkeypatch.setattr(sender_module, "CONNECTIONS", 4)
+    async with AsyncExitStack() as stack:
+        behaviours: list[Behave] = [silent, silent, silent, answering(200)]
+        receivers = [await stack.enter_async_context(receiving(behave)) for behave in behaviours]
+        users = [f"{MERCHANT[:-2]}{number:02}" for number in range(len(receivers))]
+        for user, receiver in zip(users, receivers, strict=True):
+            await Merchant(shop.http, shop.service, user).listens(receiver.url)
+
+        for user in users:
+            await shop.service.deliver([payment_event(merchantId=user, recipients=(user,)) for _ in range(20)])
+        await receivers[3].wait_for(20, seconds=PATIENCE_SECONDS)
+
+        assert [receiver.connections for receiver in receivers[:3]] == [1, 1, 1]
+
+
 async def test_several_processes_share_the_work_and_send_everything_in_order(database_url: str) -> None:
     """Three processes, one of which ends in the middle: nothing is lost, and each payment's events keep their order."""
     payments = [payment_event("payment.authorized", reference=f"order-{number}") for number in range(40)]

@@ -79,7 +79,7 @@ PROLONG_SECONDS = 1.5
 
 RECEIVERS_AT_ONCE = 500
 DELIVERIES_AT_ONCE = 16
-"""To one receiver. Each is another payment's or wallet's: what belongs together is sent one after the other."""
+"""To one receiver, once it has answered. Each is another payment's or wallet's: what belongs together waits."""
 
 REST_SECONDS = 2
 """Before a receiver that took nothing of what it was sent is tried again, with its other deliveries."""
@@ -176,16 +176,25 @@ class Dispatcher:
         return [next_at[receiver] for receiver, _ in returned]
 
     async def _send_all(self, receiver: str, channel: str) -> int:
-        """Send what is due, some at a time. Returns 0, or the time before which nothing more should be tried."""
+        """Send what is due, one delivery first and then some at a time; a dead receiver takes but one connection.
+
+        Returns 0, or the time before which nothing more should be tried.
+        """
+        at_once = 1
         while self._held_until > (now := self._clock()):
-            found = await self._database.reading(partial(_due, receiver=receiver, channel=channel, now=now))
+            found = await self._database.reading(
+                partial(_due, receiver=receiver, channel=channel, now=now, limit=at_once)
+            )
             if found is None:
                 await self._database.writing(partial(cancel_unwanted, webhook_id=receiver, now=now))
             if not found:
                 return 0
             verdicts = await asyncio.gather(*(self._send(channel, row, parcel) for row, parcel in found))
-            if Verdict.TAKEN not in verdicts:
+            # What one delivery is refused for at once, others may not be; who lets the first wait would let all wait.
+            slow = self._clock() - now > REST_SECONDS * MICROSECONDS_PER_SECOND
+            if Verdict.TAKEN not in verdicts and (slow or at_once > 1):
                 return self._after_rest()
+            at_once = DELIVERIES_AT_ONCE
         return 0
 
     async def _send(self, channel: str, row: Row[Any], parcel: Parcel) -> Verdict:
@@ -213,9 +222,9 @@ class Dispatcher:
         return self._clock() + REST_SECONDS * MICROSECONDS_PER_SECOND
 
 
-def _due(tx: Connection, *, receiver: str, channel: str, now: int) -> list[tuple[Row[Any], Parcel]] | None:
+def _due(tx: Connection, *, receiver: str, channel: str, now: int, limit: int) -> list[tuple[Row[Any], Parcel]] | None:
     """What is to be sent now. None: nothing, because the receiver wants nothing; somebody added it at that moment."""
-    rows = store.due(tx, receiver, now, limit=DELIVERIES_AT_ONCE)
+    rows = store.due(tx, receiver, now, limit=limit)
     if channel != store.WEBHOOK:
         return [(row, message_parcel(row)) for row in rows]
     if not rows:
