@@ -22,7 +22,7 @@ from ewallet.plumbing.http.application import service_application
 from ewallet.plumbing.http.edge import Edge
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import PublicKeys, Verifier
-from ewallet.wallet.messages import GroupOrder, GroupOutcome, OpenWallet
+from ewallet.wallet.messages import CreditOrder, CreditOutcome, GroupOrder, GroupOutcome, OpenWallet
 from tests.support.migrated import migrate
 from tests.support.plumbing import ManualClock
 
@@ -54,6 +54,9 @@ class Wallets:
         raise AssertionError(f"auth moves no money: {order}")
 
     try_group = abandon_group = post_group
+
+    async def book_credit(self, order: CreditOrder) -> CreditOutcome:
+        raise AssertionError(f"auth credits nobody: {order}")
 
 
 @dataclass

@@ -33,6 +33,8 @@ from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
 from ewallet.wallet.client import WalletBooks, WalletClient
 from ewallet.wallet.messages import (
+    CreditOrder,
+    CreditOutcome,
     GroupOrder,
     GroupOutcome,
     GroupPosted,
@@ -175,6 +177,9 @@ class MemoryWallet:
     async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
         self._answer_at_all()
         return self.outcomes.setdefault(order.id, group_refused(order, "group_was_abandoned", Reason.ABANDONED))
+
+    async def book_credit(self, order: CreditOrder) -> CreditOutcome:
+        raise AssertionError(f"credits take the real wallet: {order}")
 
     def _answer_at_all(self) -> None:
         if self.away:
@@ -507,7 +512,7 @@ def verifier() -> Verifier:
 
 @asynccontextmanager
 async def served(
-    url: str, wallet: MemoryWallet, notification: MemoryNotification | None = None, **settings: Any
+    url: str, wallet: WalletClient, notification: MemoryNotification | None = None, **settings: Any
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the whole service with its workers, behind its edge."""
     migrate("payment", url)

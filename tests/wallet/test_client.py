@@ -12,10 +12,23 @@ from ewallet.kernel.errors import OutcomeUnknown, Reason
 from ewallet.plumbing.http.doors import Door
 from ewallet.plumbing.reconciling import Case, Compared, KeptEvent
 from ewallet.wallet.client import HttpWallet, WalletBooks, WalletClient
-from ewallet.wallet.messages import GroupOrder, GroupOutcome, GroupPosted, GroupRefused, OpenWallet, StoredOrders
+from ewallet.wallet.messages import (
+    CreditBooked,
+    CreditOrder,
+    CreditRefused,
+    GroupOrder,
+    GroupOutcome,
+    GroupPosted,
+    GroupRefused,
+    MoveMoney,
+    OpenWallet,
+    StoredOrders,
+)
+from ewallet.wallet.service import Moved
 from ewallet.wallet.store import outbox
 from tests.support.wallet import (
     ALICE,
+    BACK_END,
     BOB,
     INTERNAL_SECRET,
     ServedWallet,
@@ -203,6 +216,28 @@ async def test_another_memo_makes_another_order(wallet: WalletClient) -> None:
 
     assert isinstance(outcome, GroupRefused)
     assert "different memo" in outcome.detail
+
+
+@pytest.mark.usefixtures("people")
+async def test_a_credit_is_booked_once_for_its_reference_and_its_refusal_stays(
+    wallet: WalletClient, served: ServedWallet
+) -> None:
+    """As if its actor had asked for it here, with the same reference."""
+    request = MoveMoney(customer_id=ALICE, amount=5_00, currency="USD", reference="salary")
+    order = CreditOrder(credit=request, idempotency_key=None, actor=BACK_END.subject, request_id="req_salary")
+    lost = msgspec.structs.replace(order, credit=msgspec.structs.replace(request, currency="EUR", reference="lost"))
+
+    first, again = await wallet.book_credit(order), await wallet.book_credit(order)
+    refused, once_more = await wallet.book_credit(lost), await wallet.book_credit(lost)
+    alone = await served.service.credit(BACK_END, request, "k")
+
+    assert isinstance(first, CreditBooked)
+    assert again == CreditBooked(answer=first.answer, replayed=True)
+    assert alone == Moved(first.answer, replayed=True)
+    assert isinstance(refused, CreditRefused)
+    assert (refused.answer.reason, refused.replayed) == (Reason.CURRENCY_MISMATCH, False)
+    assert once_more == CreditRefused(answer=refused.answer, replayed=True)
+    assert await available(served.service, ALICE) == 105_00
 
 
 @pytest.mark.usefixtures("people")

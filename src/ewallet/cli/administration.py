@@ -17,7 +17,7 @@ from ewallet.kernel.errors import InvariantBroken, Refusal
 from ewallet.kernel.ids import new_id
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import PublicKeys, Verifier
-from ewallet.wallet.messages import GroupOrder, GroupOutcome, OpenWallet
+from ewallet.wallet.messages import CreditOrder, CreditOutcome, GroupOrder, GroupOutcome, OpenWallet
 
 Answer = TypeVar("Answer")
 
@@ -75,6 +75,9 @@ class _NoWallets:
         raise InvariantBroken(f"the command line moves no money for {order.id}")
 
     try_group = abandon_group = post_group
+
+    async def book_credit(self, order: CreditOrder) -> CreditOutcome:
+        raise InvariantBroken(f"the command line credits nobody for {order.id}")
 
 
 def _operator() -> Caller:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import structlog
 from litestar import Request, Response, delete, get, post, put
@@ -30,6 +30,7 @@ from ewallet.plumbing.http.trails import AuditRequest, AuditTrail
 from ewallet.plumbing.reconciling import Compared
 from ewallet.wallet.client import (
     ABANDONS_PATH,
+    CREDITS_PATH,
     EVENTS_PATH,
     FIND_PATH,
     GROUPS_PATH,
@@ -38,15 +39,17 @@ from ewallet.wallet.client import (
     OWNERS_PATH,
     TRIES_PATH,
     WALLETS_PATH,
+    Credits,
+    Groups,
 )
 from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import (
     ChangeStatus,
     Compare,
+    CreditOrder,
     FindOrders,
     FindOwners,
     GroupOrder,
-    GroupOutcome,
     GroupUnknown,
     LimitsView,
     ListOrders,
@@ -66,6 +69,9 @@ from ewallet.wallet.messages import (
 from ewallet.wallet.service import Moved, WalletService
 
 log = structlog.get_logger()
+
+Order = TypeVar("Order", GroupOrder, CreditOrder)
+Outcome = TypeVar("Outcome")
 
 MOVEMENT_PROBLEMS = (
     Reason.INSUFFICIENT_FUNDS,
@@ -210,19 +216,24 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         return unwrap(await service.change_limits(caller_of(request), customer_id, currency, None))
 
     @post(GROUPS_PATH, status_code=200, **internal())
-    async def post_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
+    async def post_groups(data: JSONBody[list[GroupOrder]]) -> Groups:
         """Orders of other services, each applied or refused by itself; outcomes in the same order."""
         return await _outcomes(service.post_group, data)
 
     @post(TRIES_PATH, status_code=200, **internal())
-    async def try_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
+    async def try_groups(data: JSONBody[list[GroupOrder]]) -> Groups:
         """What each of these orders would be answered right now; nothing is written."""
         return await _outcomes(service.try_group, data)
 
     @post(ABANDONS_PATH, status_code=200, **internal())
-    async def abandon_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome | GroupUnknown]:
+    async def abandon_groups(data: JSONBody[list[GroupOrder]]) -> Groups:
         """Orders that their sender gives up, each unless it has an outcome already."""
         return await _outcomes(service.abandon_group, data)
+
+    @post(CREDITS_PATH, status_code=200, **internal())
+    async def book_credits(data: JSONBody[list[CreditOrder]]) -> Credits:
+        """Credits that another service passes on, each booked or refused by itself; outcomes in the same order."""
+        return await _outcomes(service.book_credit, data)
 
     @post(FIND_PATH, status_code=200, **internal())
     async def find_groups(data: JSONBody[FindOrders]) -> list[StoredOrder]:
@@ -272,6 +283,7 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         post_groups,
         try_groups,
         abandon_groups,
+        book_credits,
         find_groups,
         list_groups,
         open_wallet,
@@ -282,19 +294,17 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
 
 
 async def _outcomes(
-    use_case: Callable[[GroupOrder], Awaitable[GroupOutcome]], orders: Sequence[GroupOrder]
-) -> list[GroupOutcome | GroupUnknown]:
+    use_case: Callable[[Order], Awaitable[Outcome]], orders: Sequence[Order]
+) -> list[Outcome | GroupUnknown]:
     return await asyncio.gather(*(_outcome(use_case, order) for order in orders))
 
 
-async def _outcome(
-    use_case: Callable[[GroupOrder], Awaitable[GroupOutcome]], order: GroupOrder
-) -> GroupOutcome | GroupUnknown:
+async def _outcome(use_case: Callable[[Order], Awaitable[Outcome]], order: Order) -> Outcome | GroupUnknown:
     """One order's outcome; whatever goes wrong with it must not take its neighbours along."""
     try:
         return await use_case(order)
     except Exception as error:  # the sender hears of it and repeats the order
-        log.exception("wallet.group_failed", group=order.id)
+        log.exception("wallet.order_failed", order=order.id)
         return GroupUnknown(id=order.id, error=type(error).__name__)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from ewallet.kernel.errors import OutcomeUnknown
 from ewallet.plumbing.batching import Failed, Gatherer
@@ -10,6 +10,8 @@ from ewallet.plumbing.http.doors import Door, chunks
 from ewallet.plumbing.reconciling import Compared
 from ewallet.wallet.messages import (
     Compare,
+    CreditOrder,
+    CreditOutcome,
     FindOrders,
     FindOwners,
     GroupOrder,
@@ -27,6 +29,7 @@ TRIES_PATH = "/internal/wallet/groups/try"
 ABANDONS_PATH = "/internal/wallet/groups/abandon"
 FIND_PATH = "/internal/wallet/groups/find"
 LIST_PATH = "/internal/wallet/groups/list"
+CREDITS_PATH = "/internal/wallet/credits"
 
 WALLETS_PATH = "/internal/wallet/wallets"
 OWNERS_PATH = "/internal/wallet/wallets/missing"
@@ -59,6 +62,9 @@ class WalletClient(Protocol):
         What was abandoned is refused for ever, even where a late copy of the order still arrives.
         """
 
+    async def book_credit(self, order: CreditOrder) -> CreditOutcome:
+        """Book money that enters, or return the refusal; the answer is the first one for ever, by the reference."""
+
 
 class WalletBooks(WalletClient, Protocol):
     """What reconciliation may ask beside that: what the wallet has decided so far, and what it should have."""
@@ -80,6 +86,9 @@ class WalletBooks(WalletClient, Protocol):
 
 
 Orders = Gatherer[GroupOrder, GroupOutcome]
+Groups = list[GroupOutcome | GroupUnknown]
+Credits = list[CreditOutcome | GroupUnknown]
+"""What comes back for many orders, each in its place."""
 
 
 class HttpWallet:
@@ -87,9 +96,12 @@ class HttpWallet:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self._posts: Orders = Gatherer(partial(self._send, GROUPS_PATH), name="wallet-door")
-        self._tries: Orders = Gatherer(partial(self._send, TRIES_PATH), name="wallet-door-try")
-        self._abandons: Orders = Gatherer(partial(self._send, ABANDONS_PATH), name="wallet-door-abandon")
+        self._posts: Orders = Gatherer(partial(self._send, GROUPS_PATH, Groups), name="wallet-door")
+        self._tries: Orders = Gatherer(partial(self._send, TRIES_PATH, Groups), name="wallet-door-try")
+        self._abandons: Orders = Gatherer(partial(self._send, ABANDONS_PATH, Groups), name="wallet-door-abandon")
+        self._credits: Gatherer[CreditOrder, CreditOutcome] = Gatherer(
+            partial(self._send, CREDITS_PATH, Credits), name="wallet-door-credit"
+        )
 
     async def open_wallet(self, order: OpenWallet) -> None:
         """See :class:`WalletClient`."""
@@ -106,6 +118,10 @@ class HttpWallet:
     async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
         """See :class:`WalletClient`."""
         return await self._abandons.submit(order)
+
+    async def book_credit(self, order: CreditOrder) -> CreditOutcome:
+        """See :class:`WalletClient`."""
+        return await self._credits.submit(order)
 
     async def find_orders(self, ids: Sequence[str]) -> Sequence[StoredOrder]:
         """See :class:`WalletClient`."""
@@ -129,12 +145,13 @@ class HttpWallet:
         """See :class:`WalletBooks`."""
         return await self._door.post(EVENTS_PATH, Compare(after=after), Compared, request_id=RECONCILIATION)
 
-    async def _send(self, path: str, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome | Failed]:
-        outcomes: list[GroupOutcome | GroupUnknown] = []
+    async def _send(
+        self, path: str, answer_type: type[list[Any]], orders: Sequence[GroupOrder | CreditOrder]
+    ) -> Sequence[Any]:
+        """The outcome of each order, of the sort that the answer has, or that it failed."""
+        outcomes: list[Any] = []
         for chunk in chunks(orders):
-            outcomes += await self._door.post(
-                path, chunk, list[GroupOutcome | GroupUnknown], request_id=orders[0].request_id
-            )
+            outcomes += await self._door.post(path, chunk, answer_type, request_id=orders[0].request_id)
         return [
             Failed(OutcomeUnknown(outcome.error)) if isinstance(outcome, GroupUnknown) else outcome
             for outcome in outcomes

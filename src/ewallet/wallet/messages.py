@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from ewallet.kernel.caller import Role
-from ewallet.kernel.errors import Reason
+from ewallet.kernel.errors import Reason, Refusal
 from ewallet.kernel.money import CURRENCY_PATTERN, MAXIMUM_AMOUNT, MINIMUM_AMOUNT
 
 Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN, description="ISO 4217 code")]
@@ -233,6 +233,24 @@ class ChangeStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", fo
     reason: Text
 
 
+class CreditOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A credit that another service passes on; it is what ``actor``, who asked that service, would have asked for here.
+
+    ``trace`` is where the request stands in a trace.
+    """
+
+    credit: MoveMoney
+    idempotency_key: str | None
+    actor: str
+    request_id: str
+    trace: str = ""
+
+    @property
+    def id(self) -> str:
+        """What makes a repetition harmless: the reference, among those of the same actor."""
+        return self.credit.reference
+
+
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +314,23 @@ class MoneyMoved(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     available: int
     reference: str
     created_at: str
+
+
+class CreditBooked(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="booked"):
+    """A credit that another service has passed on. ``replayed``: an earlier request had booked it."""
+
+    answer: MoneyMoved
+    replayed: bool
+
+
+class CreditRefused(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag="refused"):
+    """Why a credit that another service has passed on was not booked. ``replayed``: an earlier request was told so."""
+
+    answer: Refusal
+    replayed: bool
+
+
+CreditOutcome = CreditBooked | CreditRefused
 
 
 class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

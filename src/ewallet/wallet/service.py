@@ -57,6 +57,10 @@ from ewallet.wallet.domain.verdicts import Verdict, refusal_of
 from ewallet.wallet.domain.wallets import CLOSED, Change, Status, Wallet, set_status, status_after
 from ewallet.wallet.messages import (
     BalanceView,
+    CreditBooked,
+    CreditOrder,
+    CreditOutcome,
+    CreditRefused,
     GroupOrder,
     GroupOutcome,
     GroupPosted,
@@ -684,6 +688,14 @@ class WalletService:
         with tracing.span("wallet", "wallet.abandon_group", parent=order.trace, links=(tracing.here(),)):
             outcome: GroupOutcome = await self._submit(Abandonment(order))
         return outcome
+
+    async def book_credit(self, order: CreditOrder) -> CreditOutcome:
+        """Book money that enters for a client of another service; the refusals are those of ``_move``."""
+        caller = Caller(order.actor, Role.SERVICE, order.request_id, order.trace)
+        moved = await self.credit(caller, order.credit, order.idempotency_key)
+        if isinstance(moved.answer, Refusal):
+            return CreditRefused(answer=moved.answer, replayed=moved.replayed)
+        return CreditBooked(answer=moved.answer, replayed=moved.replayed)
 
     async def find_orders(self, ids: Sequence[str]) -> Sequence[StoredOrder]:
         """What is stored under those of these ids that are known."""
