@@ -88,7 +88,7 @@ CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
             Reason.ABANDONED,
         },
     ),
-    "POST /payment/bulk": (PAYER, set()),
+    "POST /payment/bulk": (PAYER | STAFF, set()),
     "POST /payment/quote": (PAYER, set()),
     "POST /payment/{transactionId}/capture": (PAYEE, OPERATION | WALLETS | {Reason.AMOUNT_TOO_SMALL}),
     "POST /payment/{transactionId}/void": (PAYEE, OPERATION),

@@ -123,6 +123,18 @@ async def test_where_one_is_wrong_it_is_named_and_none_is_begun(
     assert not wallet.orders
 
 
+@pytest.mark.parametrize(
+    "wrong", [{}, body(in_bulk("a")) | {"credits": [{}]}], ids=["neither payments nor credits", "both"]
+)
+async def test_a_call_is_for_payments_or_for_credits(
+    sqlite_url: str, wallet: MemoryWallet, wrong: dict[str, Any]
+) -> None:
+    async with served(sqlite_url, wallet) as client:
+        answer = await client.post(BULK, json=wrong, headers=bearer())
+
+    assert answer.status_code == 422
+
+
 @pytest.mark.parametrize("role", [Role.MERCHANT, Role.ADMIN, Role.SERVICE])
 async def test_only_customers_pay(sqlite_url: str, wallet: MemoryWallet, role: Role) -> None:
     async with served(sqlite_url, wallet) as client:

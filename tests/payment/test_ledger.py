@@ -15,7 +15,7 @@ from ewallet.payment import messages
 from ewallet.payment.service import PaymentService
 from ewallet.payment.worker import Recovery
 from ewallet.wallet.domain.wallets import Change
-from ewallet.wallet.messages import GroupOrder, GroupOutcome, OpenWallet
+from ewallet.wallet.messages import CreditBooked, CreditOrder, CreditOutcome, GroupOrder, GroupOutcome, OpenWallet
 from ewallet.wallet.service import WalletService
 from tests.conftest import Backend
 from tests.support.payment import (
@@ -72,6 +72,12 @@ class LossyWallet:
     async def abandon_group(self, order: GroupOrder) -> GroupOutcome:
         return await self.wallet.abandon_group(order)
 
+    async def book_credit(self, order: CreditOrder) -> CreditOutcome:
+        self._maybe_lose("request")
+        outcome = await self.wallet.book_credit(order)
+        self._maybe_lose("reply")
+        return outcome
+
     def _maybe_lose(self, what: str) -> None:
         if self.random.random() < self.odds:
             self.lost += 1
@@ -114,6 +120,26 @@ async def platform(
             yield Platform(payment, wallet, line, clock, lambda: len(outbox_events(database)))
             assert faults_in(payment) == []
             assert faults_in(wallet) == []
+
+
+async def test_credits_in_bulk_over_a_line_that_loses_things_are_booked_once(platform: Platform) -> None:
+    """Whatever was not answered is asked for again, in calls that become shorter."""
+    orders = [
+        messages.CreditInBulk(customer_id=STRANGER, amount=10 + number, currency="USD", reference=f"salary-{number}")
+        for number in range(50)
+    ]
+    platform.line.odds = 0.3
+    back_end, unanswered = caller("cli_payroll", Role.SERVICE), orders
+    for _ in range(40):
+        outcomes = await platform.payment.credit_each(back_end, unanswered)
+        answers = zip(unanswered, outcomes, strict=True)
+        unanswered = [order for order, outcome in answers if not isinstance(outcome, CreditBooked)]
+        if not unanswered:
+            break
+
+    assert not unanswered
+    assert platform.line.lost > 0
+    assert await available(platform.wallet, STRANGER) == sum(order.amount for order in orders)
 
 
 async def test_a_limit_that_stands_against_a_payment_is_named_and_named_again(

@@ -1,12 +1,13 @@
 """Payment over HTTP."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 
-from ewallet.kernel.caller import Role
+from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import parse_rfc3339
 from ewallet.kernel.errors import InvariantBroken, Reason, Refusal, Refused, invalid, unwrap
 from ewallet.payment.domain.payments import PaymentStatus
@@ -19,7 +20,6 @@ from ewallet.payment.messages import (
     PayInBulk,
     Payment,
     PaymentHistory,
-    PaymentInBulk,
     PaymentList,
     Quote,
     QuotePayment,
@@ -44,6 +44,7 @@ from ewallet.plumbing.http.contract import (
 )
 from ewallet.plumbing.http.problems import logged_refusal_of, problem, problem_response
 from ewallet.plumbing.http.trails import AuditRequest, AuditTrail
+from ewallet.wallet.messages import CreditBooked, CreditOutcome, CreditRefused
 
 Status = Annotated[PaymentStatus | None, QueryParameter(description="only payments in this state")]
 From = Annotated[
@@ -60,6 +61,9 @@ AuditSubject = Annotated[
 
 PAYEES = frozenset({Role.MERCHANT, Role.ADMIN})
 """Who may capture, void and refund: the payment's merchant, or an administrator."""
+
+PAYERS_IN_BULK = frozenset({Role.CUSTOMER, Role.ADMIN, Role.SERVICE})
+"""Customers, who pay, and staff, who credit: as in calls of their own."""
 
 EVERY_OPERATION = (Reason.REQUEST_IN_PROGRESS, Reason.INVALID_STATE, Reason.ABANDONED)
 MOVING_MONEY = (*EVERY_OPERATION, Reason.INSUFFICIENT_FUNDS, Reason.WALLET_FROZEN, Reason.WALLET_CLOSED)
@@ -93,17 +97,16 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
         """
         return _answer(request, unwrap(await service.initiate(caller_of(request), data, idempotency_key(request))))
 
-    @post("/payment/bulk", status_code=200, **protected({Role.CUSTOMER}, body_bytes=MAXIMUM_BULK_BYTES))
+    @post("/payment/bulk", status_code=200, **protected(PAYERS_IN_BULK, body_bytes=MAXIMUM_BULK_BYTES))
     async def pay_in_bulk(request: Request[Any, Any, Any], data: JSONBody[PayInBulk]) -> Response[BulkOutcome]:
-        """Up to a thousand payments from the caller's own wallet in one call, each for itself.
+        """Up to a thousand payments from the caller's own wallet in one call, or credits by staff, each for itself.
 
-        Each has an idempotency key of its own, and is what `POST /payment/initiate` with that key would be: whatever
-        was not answered, or refused for now (`503`, `504`), is asked for again by the same call, or alone, and is paid
-        once. The header `Idempotency-Key` means nothing here.
+        Each has an idempotency key of its own, and is what `POST /payment/initiate`, or `POST /wallet/credit`, with
+        that key would be: whatever was not answered, or refused for now (`503`, `504`), is asked for again by the same
+        call, or alone, and is done once. The header `Idempotency-Key` means nothing here.
         """
-        outcomes = await service.initiate_each(caller_of(request), data.payments)
-        items = [_bulk_item(request, *each) for each in zip(data.payments, outcomes, strict=True)]
-        return JsonAnswer(BulkOutcome(items=items), headers={})
+        outcomes = await _each_in_bulk(service, caller_of(request), data)
+        return JsonAnswer(BulkOutcome(items=[_bulk_item(request, *each) for each in outcomes]), headers={})
 
     @post("/payment/quote", status_code=200, **protected({Role.CUSTOMER}))
     async def quote_payment(request: Request[Any, Any, Any], data: JSONBody[QuotePayment]) -> Quote:
@@ -220,15 +223,31 @@ def _answer(request: Request[Any, Any, Any], answered: Answered) -> Response[Any
     return JsonAnswer(answered.answer, headers=headers)
 
 
-def _bulk_item(
-    request: Request[Any, Any, Any], order: PaymentInBulk, outcome: Answered | Refusal | Exception
-) -> BulkItem:
-    """One place in the answer to many payments."""
-    key, replayed = order.idempotency_key, isinstance(outcome, Answered) and outcome.replayed
+InBulk = Answered | Refusal | CreditOutcome | Exception
+"""What became of one of many."""
+
+
+async def _each_in_bulk(service: PaymentService, caller: Caller, data: PayInBulk) -> Iterable[tuple[str, InBulk]]:
+    """The key and the outcome of each. Refused with ``forbidden``: the caller may do either, but not this one."""
+    match data:
+        case PayInBulk(payments=list(payments)) if caller.role is Role.CUSTOMER:
+            keys = [each.idempotency_key for each in payments]
+            return zip(keys, await service.initiate_each(caller, payments), strict=True)
+        case PayInBulk(credits=list(credits)) if caller.is_staff:
+            keys = [each.idempotency_key or each.reference for each in credits]
+            return zip(keys, await service.credit_each(caller, credits), strict=True)
+    raise Refused(Refusal(Reason.FORBIDDEN, f"The role {caller.role} may not do this: customers pay, staff credits."))
+
+
+def _bulk_item(request: Request[Any, Any, Any], key: str, outcome: InBulk) -> BulkItem:
+    """One place in the answer to many payments or credits."""
+    replayed = isinstance(outcome, Answered | CreditBooked | CreditRefused) and outcome.replayed
     match outcome:
         case Answered(answer=Payment() as payment):
             return BulkItem(idempotency_key=key, status=201, replayed=replayed, payment=payment)
-        case Answered(answer=Refusal() as refusal) | (Refusal() as refusal):
+        case CreditBooked(answer=credit):
+            return BulkItem(idempotency_key=key, status=201, replayed=replayed, credit=credit)
+        case Answered(answer=Refusal() as refusal) | CreditRefused(answer=refusal) | (Refusal() as refusal):
             pass
         case Exception():
             refusal = logged_refusal_of(outcome)

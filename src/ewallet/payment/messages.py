@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ewallet.kernel.money import CURRENCY_PATTERN, MAXIMUM_AMOUNT, MINIMUM_AMOUNT
+from ewallet.wallet.messages import MoneyMoved, MoveMoney
 
 Amount = Annotated[
     int, Meta(ge=MINIMUM_AMOUNT, le=MAXIMUM_AMOUNT, description="minor units: 12500 with USD is 125.00 US dollars")
@@ -33,8 +34,12 @@ class InitiatePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
     capture: Annotated[bool, Meta(description="false: only hold the money, for the merchant to capture later")] = True
 
 
+IdempotencyKey = Annotated[
+    str, Meta(pattern=r"^[!#-~]{1,255}(?![\s\S])", description="as the header `Idempotency-Key` of a call of its own")
+]
+
 MAXIMUM_BULK = 1000
-"""Payments in one call: about a second's work, which the gateway's time limit must leave room for."""
+"""Payments or credits in one call: about a second's work, which the gateway's time limit must leave room for."""
 
 
 MAXIMUM_BULK_BYTES = 1024 * 1024
@@ -44,10 +49,7 @@ MAXIMUM_BULK_BYTES = 1024 * 1024
 class PaymentInBulk(InitiatePayment, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """One of many payments, with the idempotency key that it would have in a call of its own."""
 
-    idempotency_key: Annotated[
-        str,
-        Meta(pattern=r"^[!#-~]{1,255}(?![\s\S])", description="as the header `Idempotency-Key` of a call of its own"),
-    ]
+    idempotency_key: IdempotencyKey
 
     @property
     def alone(self) -> InitiatePayment:
@@ -55,10 +57,27 @@ class PaymentInBulk(InitiatePayment, frozen=True, kw_only=True, rename="camel", 
         return InitiatePayment(**{name: getattr(self, name) for name in InitiatePayment.__struct_fields__})
 
 
-class PayInBulk(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Pay many merchants, or one many times, out of the caller's own wallet."""
+class CreditInBulk(MoveMoney, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """One of many credits, with the idempotency key that it may have beside its reference, which is one already."""
 
-    payments: Annotated[list[PaymentInBulk], Meta(min_length=1, max_length=MAXIMUM_BULK)]
+    idempotency_key: IdempotencyKey | None = None
+
+    @property
+    def alone(self) -> MoveMoney:
+        """The same credit as a call of its own would ask for it."""
+        return MoveMoney(**{name: getattr(self, name) for name in MoveMoney.__struct_fields__})
+
+
+class PayInBulk(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Pay many merchants out of the caller's own wallet, or for staff: credit many wallets. One of the two."""
+
+    payments: Annotated[list[PaymentInBulk], Meta(min_length=1, max_length=MAXIMUM_BULK)] | UnsetType = UNSET
+    credits: Annotated[list[CreditInBulk], Meta(min_length=1, max_length=MAXIMUM_BULK)] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """ValueError, which is a validation error of the body: there are both, or neither."""
+        if (self.payments is UNSET) is (self.credits is UNSET):
+            raise ValueError("Object must have either `payments` or `credits`")
 
 
 class QuotePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -111,17 +130,18 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class BulkItem(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """How one of many payments ended: the status of a call of its own, and its payment or its problem."""
+    """How one of many ended: the status of a call of its own, and its payment, its credit or its problem."""
 
-    idempotency_key: str
+    idempotency_key: Annotated[str, Meta(description="as it was given; of a credit without one, the reference")]
     status: int
     replayed: Annotated[bool, Meta(description="an earlier request with this key is answered again")]
     payment: Payment | UnsetType = UNSET
+    credit: MoneyMoved | UnsetType = UNSET
     problem: dict[str, Any] | UnsetType = UNSET
 
 
 class BulkOutcome(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """How many payments ended, each in the place in which it was asked for."""
+    """How many payments or credits ended, each in the place in which it was asked for."""
 
     items: list[BulkItem]
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, assert_never
+from typing import Annotated, Any, TypeVar, assert_never
 
 import msgspec
 from msgspec import UNSET, Meta
@@ -26,6 +26,10 @@ from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
 from ewallet.plumbing.http.trails import AuditTrail, audit_trail
 from ewallet.wallet.client import WalletClient
+from ewallet.wallet.messages import CreditOrder, CreditOutcome
+
+Order = TypeVar("Order")
+Outcome = TypeVar("Outcome")
 
 IdPosition = tuple[Annotated[str, Meta(pattern=ID_PATTERN)]]
 """Where a page of payments or refunds ends: an id."""
@@ -58,7 +62,7 @@ class Request:
 
 
 UNDER_WAY_IN_BULK = MAXIMUM_BATCH
-"""Payments of one call that are under way at once: as many as fill a batch, so that others find a place in the next."""
+"""Of one call that are under way at once: as many as fill a batch, so that others find a place in the next."""
 
 BULKS_AT_ONCE = 4
 """Calls in bulk at once in one process; a fifth would only make all of them slower."""
@@ -83,6 +87,7 @@ class PaymentService:
     ) -> None:
         """``hold_seconds`` is how long a new payment that is not captured at once is held."""
         self._database = database
+        self._wallet = wallet
         self._fees = fees
         self._hold_seconds = hold_seconds
         self._clock = clock
@@ -114,20 +119,35 @@ class PaymentService:
 
         Overloaded is raised where as many such calls as this process takes are under way; nothing has been begun.
         """
+        return await self._each(lambda order: self.initiate(caller, order.alone, order.idempotency_key), orders)
+
+    async def credit_each(
+        self, caller: Caller, orders: Sequence[messages.CreditInBulk]
+    ) -> list[CreditOutcome | Exception]:
+        """Many credits, begun in their order, each for itself: what the wallet answers or raises for each.
+
+        There is no intent of ours: the wallet does a credit in one transaction, and its reference finds it again.
+        Overloaded is raised as by :meth:`initiate_each`.
+        """
+        return await self._each(lambda order: self._wallet.book_credit(_credit_order(caller, order)), orders)
+
+    async def _each(
+        self, use_case: Callable[[Order], Awaitable[Outcome]], orders: Sequence[Order]
+    ) -> list[Outcome | Exception]:
         if self._bulks >= BULKS_AT_ONCE:
-            raise Overloaded("as many payments in bulk are under way as this process takes")
+            raise Overloaded("as many calls in bulk are under way as this process takes")
         places = asyncio.Semaphore(UNDER_WAY_IN_BULK)
 
-        async def initiate(order: messages.PaymentInBulk) -> Answered | Refusal | Exception:
+        async def outcome(order: Order) -> Outcome | Exception:
             async with places:
                 try:
-                    return await self.initiate(caller, order.alone, order.idempotency_key)
+                    return await use_case(order)
                 except Exception as error:  # noqa: BLE001  # whatever became of this one, the others have answers
                     return error
 
         self._bulks += 1
         try:
-            return await asyncio.gather(*map(initiate, orders))
+            return await asyncio.gather(*map(outcome, orders))
         finally:
             self._bulks -= 1
 
@@ -342,6 +362,16 @@ class PaymentService:
 
 
 _NO_SUCH_PAYMENT = not_found("payment")
+
+
+def _credit_order(caller: Caller, order: messages.CreditInBulk) -> CreditOrder:
+    return CreditOrder(
+        credit=order.alone,
+        idempotency_key=order.idempotency_key,
+        actor=caller.subject,
+        request_id=caller.request_id,
+        trace=caller.trace,
+    )
 
 
 def _unknown_currency(code: str) -> Refusal:

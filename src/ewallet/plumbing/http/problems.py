@@ -116,7 +116,7 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "Accept application/json and application/problem+json, or leave the header out.",
     ),
     Reason.CONTENT_TOO_LARGE: Explanation(
-        "The body is over 64 KiB, which no call needs but the one for payments in bulk, which takes 1 MiB.",
+        "The body is over 64 KiB, which no call needs but the one in bulk, which takes 1 MiB.",
         "Send less. Nothing was done.",
     ),
     Reason.URI_TOO_LONG: Explanation(
