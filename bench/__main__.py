@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import ceilings
+from bench.apart import apart
 from bench.load import Load, Request, at_rate, beyond, in_bulk, in_sequence, with_wrk
 from bench.people import People
-from bench.platform import ewallet, free_port, platform, processor_seconds, resident_megabytes
+from bench.platform import SETTINGS, ewallet, free_port, platform, processor_seconds, resident_megabytes
 from bench.report import Figures, Row, print_figures, write_document
 from bench.syncs import synced
 from ewallet.plumbing.settings import SERVICES
@@ -52,18 +53,19 @@ def measure(folder: Path, seconds: int) -> Figures:
     _count_syncs(folder, seconds, figures)
     data, port = folder / "platform", free_port()
     with platform(data, port, {}) as process_id:
-        Measurement(f"http://127.0.0.1:{port}", process_id, folder, seconds, figures).run()
+        Measurement(f"http://127.0.0.1:{port}", [process_id], folder, seconds, figures).run()
     _verify(data)
     _on_mariadb(folder, seconds, figures)
+    _apart(folder / "apart", seconds, figures)
     return figures
 
 
 class Measurement:
     """One running platform under one load after the other."""
 
-    def __init__(self, base_url: str, process_id: int, folder: Path, seconds: int, figures: Figures) -> None:
+    def __init__(self, base_url: str, process_ids: Sequence[int], folder: Path, seconds: int, figures: Figures) -> None:
         self._base_url = base_url
-        self._process_id = process_id
+        self._process_ids = process_ids
         self._folder = folder
         self._seconds = seconds
         self._figures = figures
@@ -96,9 +98,9 @@ class Measurement:
     def _closed(self, what: str, requests: Sequence[Request], connections: int) -> Load:
         console.print(f"{what}, {connections} connections …")
         with_wrk(self._base_url, requests, self._folder, connections=connections, seconds=WARM_UP_SECONDS)
-        used = processor_seconds(self._process_id)
+        used = self._processor_seconds()
         load = with_wrk(self._base_url, requests, self._folder, connections=connections, seconds=self._seconds)
-        used = processor_seconds(self._process_id) - used
+        used = self._processor_seconds() - used
         row = Row(f"{what}, {connections} connections", load.per_second, load.latency, used / load.requests * 1000)
         self._figures.rows.append(row)
         return load
@@ -114,26 +116,32 @@ class Measurement:
         """Calls of many payments, one after the other."""
         what = f"payments, {BULK:,} a call, one call after the other"
         console.print(f"{what} …")
-        used = processor_seconds(self._process_id)
+        used = self._processor_seconds()
         load = in_bulk(self._base_url, payments, each=BULK, seconds=self._seconds)
-        used = processor_seconds(self._process_id) - used
+        used = self._processor_seconds() - used
         self._figures.rows.append(Row(what, load.per_second, load.latency, used / load.requests * 1000))
 
     def _overload(self, payments: Sequence[Request], per_second: float) -> None:
         console.print(f"{OVERLOAD} times the peak …")
-        before = resident_megabytes(self._process_id)
+        before = self._resident_megabytes()
         load = beyond(
             self._base_url, payments, per_second=per_second, seconds=self._seconds, connections=OVERLOAD_CONNECTIONS
         )
         what = f"arriving at {OVERLOAD} times the peak"
         self._figures.rows.append(Row(f"payments {what}", load.done.per_second, load.done.latency))
         self._figures.rows.append(Row(f"turned away {what}", load.turned_away.per_second, load.turned_away.latency))
-        after = resident_megabytes(self._process_id)
+        after = self._resident_megabytes()
         note = f"the next payment {load.recovered_seconds:.1f} s after the last arrival, {after - before:+.0f} MiB"
         self._figures.notes.append(("overload", note))
 
+    def _processor_seconds(self) -> float:
+        return sum(map(processor_seconds, self._process_ids))
+
+    def _resident_megabytes(self) -> float:
+        return sum(map(resident_megabytes, self._process_ids))
+
     def _note_memory(self, when: str) -> None:
-        self._figures.notes.append(("memory", f"{resident_megabytes(self._process_id):.0f} MiB {when}"))
+        self._figures.notes.append(("memory", f"{self._resident_megabytes():.0f} MiB {when}"))
 
 
 def _on_mariadb(folder: Path, seconds: int, figures: Figures) -> None:
@@ -142,8 +150,21 @@ def _on_mariadb(folder: Path, seconds: int, figures: Figures) -> None:
     with running_mariadb(folder / "mariadb", *DURABLE) as server:
         databases = {f"EWALLET_{service.upper()}_DATABASE_URL": server.new_database() for service in SERVICES}
         with platform(data, port, databases) as process_id:
-            Measurement(f"http://127.0.0.1:{port}", process_id, folder, seconds, figures).run_on_server("MariaDB")
+            Measurement(f"http://127.0.0.1:{port}", [process_id], folder, seconds, figures).run_on_server("MariaDB")
         _verify(data, **databases)
+
+
+def _apart(folder: Path, seconds: int, figures: Figures) -> None:
+    """Two processes of each service on such a MariaDB, and HAProxy in front."""
+    folder.mkdir()
+    with (
+        running_mariadb(folder / "mariadb", *DURABLE) as server,
+        apart(folder, server, server.port, {**SETTINGS, "EWALLET_LOG_LEVEL": "info"}) as running,
+    ):
+        process_ids = [process.id for process in running.processes.values()]
+        measurement = Measurement(running.address, process_ids, folder, seconds, figures)
+        measurement.run_on_server("MariaDB, two processes of each service behind HAProxy")
+        _verify(folder / "data", **running.environment)
 
 
 def _echo(folder: Path, seconds: int) -> Load:

@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,26 +47,28 @@ def main() -> None:
 
 @contextmanager
 def _on_mariadb(folder: Path) -> Iterator[None]:
-    with running_mariadb(folder / "mariadb", *DURABLE) as server, _apart(folder, server, server.port) as running:
-        _announce(running)
-        yield
+    with running_mariadb(folder / "mariadb", *DURABLE) as server:
+        console.print("starting two processes of each service …")
+        with apart(folder, server, server.port, _as_an_operator_would()) as running:
+            _announce(running)
+            yield
 
 
 @contextmanager
 def _on_galera(folder: Path) -> Iterator[None]:
     console.print("starting a cluster of three …")
-    with running_galera(folder) as cluster, _apart(folder, cluster.nodes[0], cluster.port) as running:
-        _announce(running, _nodes(cluster))
-        yield
+    with running_galera(folder) as cluster:
+        console.print("starting two processes of each service …")
+        with apart(folder, cluster.nodes[0], cluster.port, _as_an_operator_would()) as running:
+            _announce(running, _nodes(cluster))
+            yield
 
 
 @contextmanager
-def _apart(folder: Path, server: MariaDB, port: int) -> Iterator[Platform]:
+def apart(folder: Path, server: MariaDB, port: int, settings: Mapping[str, str]) -> Iterator[Platform]:
     """A running platform of two processes of each service on a database server at a port, at HAProxy's address."""
-    given = {name: value for name, value in os.environ.items() if name.startswith("EWALLET_")}
     databases = ServerStore(folder, server, port).new().databases
-    with platform("doubled", databases, folder, **_as_an_operator_would() | given) as running:
-        console.print("starting two processes of each service …")
+    with platform("doubled", databases, folder, **settings) as running:
         running.start()
         with behind_haproxy(running, folder) as reached:
             yield reached
@@ -74,13 +76,15 @@ def _apart(folder: Path, server: MariaDB, port: int) -> Iterator[Platform]:
 
 
 def _as_an_operator_would() -> dict[str, str]:
-    """What tests set otherwise, and an administrator."""
+    """What tests set otherwise, and an administrator; or what the environment says."""
+    given = {name: value for name, value in os.environ.items() if name.startswith("EWALLET_")}
     return {
         "EWALLET_ADMIN_EMAIL": "admin@example.com",
         "EWALLET_ADMIN_PASSWORD": secrets.token_urlsafe(16),
         "EWALLET_BCRYPT_COST": str(DEFAULTS.bcrypt_cost),
         "EWALLET_RATE_PER_USER": str(DEFAULTS.rate_per_user),
         "EWALLET_RATE_PER_ADDRESS": str(DEFAULTS.rate_per_address),
+        **given,
     }
 
 

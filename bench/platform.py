@@ -16,6 +16,16 @@ ADMIN_EMAIL = "bench@example.test"
 ADMIN_PASSWORD = "bench-only-password"
 START_SECONDS = 30
 
+SETTINGS = {
+    "EWALLET_BCRYPT_COST": "4",
+    "EWALLET_RATE_PER_USER": "0",
+    "EWALLET_RATE_PER_ADDRESS": "0",
+    "EWALLET_ACCESS_TOKEN_SECONDS": "3600",
+    "EWALLET_ADMIN_EMAIL": ADMIN_EMAIL,
+    "EWALLET_ADMIN_PASSWORD": ADMIN_PASSWORD,
+}
+"""Cheap passwords, no limits on rates, and an administrator."""
+
 
 @contextmanager
 def running(arguments: list[str], environment: dict[str, str], port: int, ready_path: str) -> Iterator[int]:
@@ -33,21 +43,8 @@ def running(arguments: list[str], environment: dict[str, str], port: int, ready_
 
 @contextmanager
 def platform(data: Path, port: int, environment: dict[str, str], *, under: Sequence[str] = ()) -> Iterator[int]:
-    """``ewallet up`` with cheap passwords, no rate limits and an administrator, perhaps ``under`` another program.
-
-    Yields its process id.
-    """
-    settings = {
-        "EWALLET_DATA": str(data),
-        "EWALLET_PORT": str(port),
-        "EWALLET_BCRYPT_COST": "4",
-        "EWALLET_RATE_PER_USER": "0",
-        "EWALLET_RATE_PER_ADDRESS": "0",
-        "EWALLET_ACCESS_TOKEN_SECONDS": "3600",
-        "EWALLET_ADMIN_EMAIL": ADMIN_EMAIL,
-        "EWALLET_ADMIN_PASSWORD": ADMIN_PASSWORD,
-        **environment,
-    }
+    """``ewallet up`` with our settings, perhaps ``under`` another program; yields its process id."""
+    settings = {"EWALLET_DATA": str(data), "EWALLET_PORT": str(port), **SETTINGS, **environment}
     with running([*under, ewallet(), "up"], settings, port, "/health/ready") as process_id:
         yield process_id
 
