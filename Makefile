@@ -83,12 +83,12 @@ chaos-power: $(DEV_INSTALLED) compiler ## Cut the power CUTS times while people 
 mutants: $(DEV_INSTALLED) ## Break the money core in a thousand small ways; the tests must notice all but two in a hundred
 	tools/mutants
 
-# make chaos KILLS=50 CUTS=300 SEED=1
+# make chaos KILLS=50 CUTS=300 SEED=1 KEEP=chaos.log
 KILLS := 500
 
 .PHONY: chaos
 chaos: $(DEV_INSTALLED) mariadb mariabackup haproxy compiler ## Cut the power, kill the platform at every point and KILLS times at random; writes docs/reliability.md
-	@$(BIN)/python -m tests.chaos --kills $(KILLS) --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --cuts $(CUTS) $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP))
 
 ##@ Checks
 

@@ -1,7 +1,12 @@
-"""Everything in full, and the table in docs/reliability.md: ``python -m tests.chaos [--kills 500] [--seed N]``."""
+"""Everything in full, and the table in docs/reliability.md: ``python -m tests.chaos [--kills 500] [--seed N]``.
+
+It takes hours. With ``--keep FILE`` each step is written down when it is done, whatever came of it, and a run that is
+broken off goes on where it was.
+"""
 
 import argparse
 import asyncio
+import json
 import os
 import platform
 import random
@@ -10,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -48,28 +55,55 @@ console = Console(highlight=False)
 
 @dataclass
 class Run:
-    """What one run has done so far."""
+    """What one run has done so far, in this process or, as a file says, before it."""
 
     command: str
     kills: int
     cuts: int
     seed: int
+    file: Path | None = None
     database: str = ""
     parts: dict[str, Figures] = field(default_factory=dict)
     caught: list[tuple[str, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    done: dict[str, Tally] = field(default_factory=dict)
+    begun: Counter[str] = field(default_factory=Counter)
 
-    async def part(self, name: str, work: Awaitable[Tally]) -> None:
+    def __post_init__(self) -> None:
+        """Read what was done before."""
+        if self.file and self.file.exists():
+            for line in self.file.read_text(encoding="utf-8").splitlines():
+                step, figures, wrong = json.loads(line)
+                self.done[step] = Tally(Figures(*figures), wrong)
+
+    async def part(self, name: str, work: Callable[[], Awaitable[Tally]]) -> None:
         """Do some work and count it to a part, whether it ends well or not."""
-        started, name = time.monotonic(), self.database + name
-        try:
-            tally = await work
-        except AssertionError as error:
-            tally = Tally(Figures(otherwise_wrong=1), [str(error)])
+        name = self.database + name
+        tally = await self.step(name, work)
         self.parts[name] = self.parts.get(name, Figures()) + tally.figures
+
+    async def step(self, name: str, work: Callable[[], Awaitable[Tally]]) -> Tally:
+        """Do some work, unless it was done before; those of one name are told apart by their order."""
+        started = time.monotonic()
+        self.begun[name] += 1
+        key = f"{name} {self.begun[name]}"
+        if key not in self.done:
+            try:
+                tally = await work()
+            except AssertionError as error:
+                tally = Tally(Figures(otherwise_wrong=1), [str(error)])
+            self._keep(key, tally)
+        tally = self.done[key]
         self.wrong += [f"{name}: {text}" for text in tally.wrong]
         counts = f"{tally.figures.faults} faults, {tally.figures.acknowledged} acknowledged"
         self.show(f"{name}: {counts} ({time.monotonic() - started:.0f} s)", well=not tally.wrong)
+        return tally
+
+    def _keep(self, key: str, tally: Tally) -> None:
+        self.done[key] = tally
+        if self.file:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([key, astuple(tally.figures), tally.wrong]) + "\n")
 
     def show(self, text: str, *, well: bool) -> None:
         console.print(f"{'[green]✓[/]' if well else '[red]✗[/]'} {text}", soft_wrap=True)
@@ -92,11 +126,12 @@ def main() -> None:
         help="where the data lie while processes are killed",
     )
     parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="all that is random follows from it")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="go on with the run that this file is of")
     arguments = parser.parse_args()
-    command = " ".join(f"--{name} {value}" for name, value in vars(arguments).items())
-    run = Run(f"python -m tests.chaos {command}", arguments.kills, arguments.cuts, arguments.seed)
+    command = " ".join(f"--{name} {value}" for name, value in vars(arguments).items() if name != "keep")
+    run = Run(f"python -m tests.chaos {command}", arguments.kills, arguments.cuts, arguments.seed, arguments.keep)
     console.print(run.command)
-    _cut_power(run)
+    asyncio.run(run.step(f"{run.cuts} power cuts", partial(_cut_power, run)))
     parent = MEMORY if os.access(MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="ewallet-chaos-", dir=parent) as name:
         if arguments.database in ("sqlite", "all"):
@@ -107,7 +142,9 @@ def main() -> None:
             with running_mariadb(Path(name) / "mariadb") as server, worlds(Path(name), server) as made:
                 asyncio.run(_everything(run, made))
                 with server.database() as url:
-                    work = tell(url, Path(name), events=arguments.events, kills=arguments.events, seed=run.seed)
+                    work = partial(
+                        tell, url, Path(name), events=arguments.events, kills=arguments.events, seed=run.seed
+                    )
                     asyncio.run(run.part("notification killed every second, with webhooks", work))
         if arguments.database in ("galera", "all"):
             run.database = "Galera: "
@@ -120,28 +157,28 @@ def main() -> None:
     console.print(f"{REPORT.relative_to(ROOT)} is written.")
 
 
-def _cut_power(run: Run) -> None:
+async def _cut_power(run: Run) -> Tally:
     """Cut the power so many times; these cuts are tests of their own."""
-    started, tests = time.monotonic(), "tests/power/test_power_cuts.py"
+    tests = "tests/power/test_power_cuts.py"
     environment = {**os.environ, "CUTS": str(run.cuts), "SEED": str(run.seed)}
     command = [sys.executable, "-m", "pytest", "--quiet", "--numprocesses", "auto", tests]
-    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        run.wrong.append(f"power cuts:\n{finished.stdout}")
-    run.show(f"{run.cuts} power cuts ({time.monotonic() - started:.0f} s)", well=finished.returncode == 0)
+    finished = subprocess.run(  # noqa: ASYNC221  # nothing else is done meanwhile
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    return Tally(Figures(faults=run.cuts), [finished.stdout] if finished.returncode else [])
 
 
 async def _everything(run: Run, made: Worlds) -> None:
     for operation, way in product(OPERATIONS, WAYS):
-        work = let_all_happen(made, way, faults(operation, way))
+        work = partial(let_all_happen, made, way, faults(operation, way))
         await run.part(f"every fault at every point: {operation.name}, {way}", work)
     for number, done in enumerate(range(0, run.kills, ROUND_KILLS), start=1):
         way = WAYS[number % APART_EVERY == 0]
         kills = min(ROUND_KILLS, run.kills - done)
-        await run.part(f"kills at random, {way}", storm(made, way, kills=kills, seed=run.seed + number))
+        await run.part(f"kills at random, {way}", partial(storm, made, way, kills=kills, seed=run.seed + number))
     for invariant in INVARIANTS:
         name = invariant.__name__.replace("_", " ")
-        await run.part(f"while being killed: {name}", hold(made, invariant, Scale(), seed=run.seed))
+        await run.part(f"while being killed: {name}", partial(hold, made, invariant, Scale(), seed=run.seed))
     for wanted in HUNTS:
         await _hunted(run, made, wanted)
 
@@ -151,25 +188,26 @@ async def _on_galera(run: Run, folder: Path, cluster: Cluster) -> None:
     random.Random(run.seed).shuffle(outages)
     with worlds(folder, server, port=cluster.port) as made:
         for way in ON_GALERA:
-            work = under_outages(made, cluster, way, outages, seed=run.seed)
+            work = partial(under_outages, made, cluster, way, outages, seed=run.seed)
             await run.part(f"nodes killed, paused and cut off, {way}", work)
     with worlds(folder, server, port=cluster.spread_port) as made:
-        work = storm(made, "doubled", kills=ROUND_KILLS, seed=run.seed)
+        work = partial(storm, made, "doubled", kills=ROUND_KILLS, seed=run.seed)
         await run.part("all nodes written to at once, kills at random, doubled", work)
 
 
 async def _hunted(run: Run, made: Worlds, wanted: Hunt) -> None:
-    """A check has to find its mutant, and nothing in the product: one that finds fault with everything finds each."""
-    unharmed = await hunt(made, wanted, mutated=False)
-    if unharmed.findings:
-        run.wrong.append(f"{run.database}the product does not stand what is for the mutant {wanted.mutant}: {unharmed}")
-    report = await hunt(made, wanted)
     check = wanted.found_by.__name__
-    if check in report.findings:
-        run.caught.append((wanted.mutant, check))
-    else:
-        run.wrong.append(f"{run.database}{check} has not found the mutant {wanted.mutant}: {report}")
-    run.show(f"{run.database}mutant {wanted.mutant}: for {check}", well=check in report.findings)
+    await run.step(f"{run.database}mutant {wanted.mutant}, for {check}", partial(_found, made, wanted))
+    run.caught.append((wanted.mutant, check))
+
+
+async def _found(made: Worlds, wanted: Hunt) -> Tally:
+    """A check has to find its mutant, and nothing in the product: one that finds fault with everything finds each."""
+    unharmed, report = await hunt(made, wanted, mutated=False), await hunt(made, wanted)
+    wrong = [f"the product does not stand what is for the mutant: {unharmed}"] if unharmed.findings else []
+    if wanted.found_by.__name__ not in report.findings:
+        wrong.append(f"the mutant was not found: {report}")
+    return Tally(wrong=wrong)
 
 
 # --- the report ---------------------------------------------------------------------------------------------------

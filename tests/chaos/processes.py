@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,16 +37,18 @@ class Launcher:
             stderr=self._log,
             text=True,
         )
+        self._lock = threading.Lock()
 
     def start(self, start: Start) -> int:
-        """Start a process; a descriptor of it (a pidfd)."""
+        """Start a process; a descriptor of it (a pidfd). Several threads may do so: commands are run in threads."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asdict(start)) + "\n")
-        self._process.stdin.flush()
-        descriptor = os.pidfd_open(int(self._process.stdout.readline()))
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        with self._lock:
+            self._process.stdin.write(json.dumps(asdict(start)) + "\n")
+            self._process.stdin.flush()
+            descriptor = os.pidfd_open(int(self._process.stdout.readline()))
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
         return descriptor
 
     def run(self, start: Start) -> tuple[bool, str]:
