@@ -29,12 +29,12 @@ PAYMENTS_PER_SECOND = 500
 STREAMS = 128
 STREAM_MEDIAN_MILLISECONDS = 200
 
-WEBHOOKS_PER_SECOND = 200
+WEBHOOKS_PER_SECOND = 100
 RECEIVERS = 100
 DISTURBING: Sequence[Behave] = (silent, dripping)
 TIMES_AS_LONG = 2
 
-CONNECTIONS = 500  # so many that nobody waits for one
+CONNECTIONS = 200  # the server closes one that is idle for five seconds
 console = Console(highlight=False)
 
 

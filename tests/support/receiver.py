@@ -45,6 +45,8 @@ async def silent(_receiver: Receiver, _got: Got, _writer: asyncio.StreamWriter) 
 async def dripping(_receiver: Receiver, _got: Got, writer: asyncio.StreamWriter) -> None:
     """Answer with a byte a second, so that something always comes."""
     for byte in b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 10_000:
+        if writer.is_closing():
+            return
         writer.write(bytes([byte]))
         await asyncio.sleep(1)
 
