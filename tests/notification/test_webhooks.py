@@ -436,13 +436,13 @@ async def test_receivers_that_never_answer_do_not_delay_the_others(
         await asyncio.gather(*(receiver.wait_for(5, seconds=PATIENCE_SECONDS) for receiver in receivers[2:]))
 
 
-async def test_receivers_that_never_answer_take_no_connections_from_the_others(
-    shop: Merchant, monkeypatch: pytest.MonkeyPatch
+async def test_receivers_that_never_answer_take_no_turns_from_the_others(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outage of somebody who hosts many shops, each of which is told of many payments."""
     monkeypatch.setattr(sender_module, "ANSWER_SECONDS", 10 * PATIENCE_SECONDS)
-    monkeypatch.setattr(sender_module, "CONNECTIONS", 4)
-    async with AsyncExitStack() as stack:
+    monkeypatch.setattr(sender_module, "CALLS_AT_ONCE", 4)
+    async with merchant(sqlite_url) as shop, AsyncExitStack() as stack:
         behaviours: list[Behave] = [silent, silent, silent, answering(200)]
         receivers = [await stack.enter_async_context(receiving(behave)) for behave in behaviours]
         users = [f"{MERCHANT[:-2]}{number:02}" for number in range(len(receivers))]

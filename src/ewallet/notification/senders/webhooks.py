@@ -23,8 +23,14 @@ REST_BYTES = 64 * 1024
 """For the rest of an answer, which is thrown away: a connection whose answer is read to its end can be used again."""
 
 CALLS_PER_HOST = 32
-CONNECTIONS = 1000
-KEPT_CONNECTIONS = 200
+CALLS_AT_ONCE = 1000
+
+POOLS = 64
+"""For every call a pool looks at each of its connections: a hundred in one cost as much as the rest of a delivery."""
+
+KEPT_CONNECTIONS = 16
+"""In each pool: as many as one receiver is sent at once."""
+
 KEPT_SECONDS = 30
 
 GONE = 410
@@ -37,12 +43,13 @@ class WebhookSender:
     def __init__(self, outside: Outside, *, per_second: int, clock: Clock, tls: ssl.SSLContext | None = None) -> None:
         self._outside = outside
         self._hosts = Hosts(at_once=CALLS_PER_HOST, per_second=per_second)
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
         self._clock = clock
         self._tls = tls
 
     async def send(self, parcel: Parcel) -> Outcome:
         """Post one event and look at the status alone: nothing of what a receiver says is kept or shown."""
-        async with self._hosts.turn(urlsplit(parcel.address).netloc):
+        async with self._hosts.turn(urlsplit(parcel.address).netloc), self._turns:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     return _outcome(await self._post(parcel))
@@ -68,24 +75,30 @@ class WebhookSender:
             ),
         }
         url = _url(parcel.address)
-        async with self._pool.stream("POST", url, headers=list(headers.items()), content=body) as answer:
+        pool = self._pools[hash((url.host, url.port)) % POOLS]
+        async with pool.stream("POST", url, headers=list(headers.items()), content=body) as answer:
             await _read_rest(answer)
             return answer.status
 
     async def aclose(self) -> None:
         """Close the connections that are kept."""
-        await self._pool.aclose()
+        for pool in self._pools:
+            await pool.aclose()
 
     @cached_property
-    def _pool(self) -> httpcore2.AsyncConnectionPool:
+    def _pools(self) -> list[httpcore2.AsyncConnectionPool]:
         """Made when the first webhook is sent: reading whom to trust takes time and memory."""
-        return httpcore2.AsyncConnectionPool(
-            ssl_context=self._tls or httpcore2.default_ssl_context(),
-            max_connections=CONNECTIONS,
-            max_keepalive_connections=KEPT_CONNECTIONS,
-            keepalive_expiry=KEPT_SECONDS,
-            network_backend=OutsideNetwork(self._outside),
-        )
+        tls, network = self._tls or httpcore2.default_ssl_context(), OutsideNetwork(self._outside)
+        return [
+            httpcore2.AsyncConnectionPool(
+                ssl_context=tls,
+                max_connections=None,  # calls are bounded, and whoever waits for a turn has not failed yet
+                max_keepalive_connections=KEPT_CONNECTIONS,
+                keepalive_expiry=KEPT_SECONDS,
+                network_backend=network,
+            )
+            for _ in range(POOLS)
+        ]
 
 
 def _url(address: str) -> httpcore2.URL:
