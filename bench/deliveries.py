@@ -35,7 +35,8 @@ DISTURBING: Sequence[Behave] = (silent, dripping)
 TIMES_AS_LONG = 2
 
 CONNECTIONS = 200  # the server closes one that is idle for five seconds
-console = Console(highlight=False)
+WIDTH = 120
+console = Console(highlight=False, width=WIDTH)
 
 
 class _Paid(msgspec.Struct, rename="camel"):
@@ -169,7 +170,7 @@ async def _until_all_are(told: Collection[str], expected: Collection[str]) -> No
 
 
 def _print(streamed: Latency, alone: Latency, disturbed: Latency) -> None:
-    table = Table("milliseconds", *(["p50", "p90", "p99", "max"]))
+    table = Table("milliseconds", "p50", "p90", "p99", "max")
     for what, latency in (
         (f"to the live stream, {PAYMENTS_PER_SECOND} payments a second", streamed),
         (f"to {RECEIVERS} webhooks, {WEBHOOKS_PER_SECOND} payments a second", alone),
