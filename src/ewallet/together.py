@@ -35,7 +35,7 @@ from ewallet.plumbing.secrets import internal_secret
 from ewallet.plumbing.settings import SERVICES, Settings, SettingsError
 from ewallet.plumbing.tokens import Badge, PublicKeys, Verifier
 from ewallet.plumbing.worker import run_forever, working
-from ewallet.wallet.client import HttpWallet
+from ewallet.wallet.client import LINKED_PATH, MAXIMUM_LINKED_BYTES, HttpWallet
 
 
 def create_together(settings: Settings, *, stopping: asyncio.Event | None = None) -> ASGIApp:
@@ -85,7 +85,8 @@ def create_alone(settings: Settings, service: str, *, stopping: asyncio.Event | 
         return _ending_streams(_gateway_alone(settings, doors), stopping)
     house = _house_alone(settings, service, doors)
     house.application.on_shutdown.append(doors.close)
-    edge = Edge(house.application, service=service, clock=system_clock, large_bodies=LARGE_BODIES)
+    large_bodies = LARGE_BODIES | {LINKED_PATH: MAXIMUM_LINKED_BYTES}
+    edge = Edge(house.application, service=service, clock=system_clock, large_bodies=large_bodies)
     return _ending_streams(edge, stopping)
 
 

@@ -23,6 +23,7 @@ CONTRACT = {
         "idempotency-key-reused",
         "amount-too-small",
         "limit-exceeded",
+        "bulk-refused",
     },
     429: {"too-many-requests"},
     431: {"header-too-large"},

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -65,6 +65,12 @@ class LossyWallet:
         outcome = await self.wallet.post_group(order)
         self._maybe_lose("reply")
         return outcome
+
+    async def post_linked(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome]:
+        self._maybe_lose("request")
+        outcomes = await self.wallet.post_linked(orders)
+        self._maybe_lose("reply")
+        return outcomes
 
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
         return await self.wallet.try_group(order)

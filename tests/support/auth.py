@@ -1,7 +1,7 @@
 """Auth as its tests meet it: real databases, a clock that the test moves, and wallets that can be out of order."""
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -54,6 +54,9 @@ class Wallets:
         raise AssertionError(f"auth moves no money: {order}")
 
     try_group = abandon_group = post_group
+
+    async def post_linked(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome]:
+        raise AssertionError(f"auth moves no money: {orders}")
 
     async def book_credit(self, order: CreditOrder) -> CreditOutcome:
         raise AssertionError(f"auth credits nobody: {order}")

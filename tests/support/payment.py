@@ -169,6 +169,16 @@ class MemoryWallet:
         fault = self.faults.pop(0) if self.faults else self.always
         return fault(self, order) if fault else self.apply(order)
 
+    async def post_linked(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome]:
+        """Without faults: where all or nothing can go wrong, the tests have the real wallet."""
+        imagined = replace(self, balances={**self.balances}, holds={**self.holds}, outcomes={**self.outcomes})
+        tried = {order.id: imagined.apply(order) for order in orders}
+        refused = next((each for each in tried.values() if isinstance(each, GroupRefused)), None)
+        if refused is None:
+            return [self.apply(order) for order in orders]
+        others = {order.id: group_refused(order, "linked_group_was_refused", Reason.BULK_REFUSED) for order in orders}
+        return [self.outcomes.setdefault(key, each) for key, each in (others | {refused.id: refused}).items()]
+
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
         self._answer_at_all()
         imagined = replace(self, balances={**self.balances}, holds={**self.holds}, outcomes={**self.outcomes})

@@ -21,6 +21,7 @@ from ewallet.plumbing.reconciling import KeptEvent, KeptEvents
 from ewallet.plumbing.settings import Settings
 from ewallet.plumbing.tokens import AUDIENCE, ISSUER, PublicKeys, Verifier, sign
 from ewallet.wallet.app import create_app
+from ewallet.wallet.client import LINKED_PATH, MAXIMUM_LINKED_BYTES
 from ewallet.wallet.domain.limits import LimitSchedule
 from ewallet.wallet.messages import (
     GroupOrder,
@@ -238,7 +239,8 @@ async def served_wallet(url: str, *, limits: str = "") -> AsyncIterator[ServedWa
         internal_secret=INTERNAL_SECRET,
         notification=listener,
     )
-    edge = Edge(house.application, service="wallet", clock=system_clock)
+    large_bodies = {LINKED_PATH: MAXIMUM_LINKED_BYTES}
+    edge = Edge(house.application, service="wallet", clock=system_clock, large_bodies=large_bodies)
     transport = httpx2.ASGITransport(app=edge)  # type: ignore[arg-type]  # the same protocol under two names
     async with (
         _alive(house.application),

@@ -219,6 +219,59 @@ async def test_another_memo_makes_another_order(wallet: WalletClient) -> None:
 
 
 @pytest.mark.usefixtures("people")
+async def test_linked_groups_are_posted_together_once(wallet: WalletClient, served: ServedWallet) -> None:
+    orders = [payment(ALICE, BOB, 10_00, 20) for _ in range(3)]
+
+    first, again = await wallet.post_linked(orders), await wallet.post_linked(orders)
+
+    assert [type(outcome) for outcome in first] == [GroupPosted] * 3
+    assert again == first == [await wallet.post_group(order) for order in orders]
+    assert await available(served.service, ALICE) == 70_00
+
+
+@pytest.mark.usefixtures("people")
+async def test_linked_groups_are_refused_together_for_good(wallet: WalletClient, served: ServedWallet) -> None:
+    """Each by itself, too, whoever asks for it afterwards; what comes behind them finds the money."""
+    orders = [payment(ALICE, BOB, amount, 20) for amount in (60_00, 60_00, 10_00)]
+
+    first, again = await wallet.post_linked(orders), await wallet.post_linked(orders)
+
+    reasons = [outcome.reason for outcome in first if isinstance(outcome, GroupRefused)]
+    assert reasons == [Reason.BULK_REFUSED, Reason.INSUFFICIENT_FUNDS, Reason.BULK_REFUSED]
+    assert again == first == [await wallet.post_group(order) for order in orders]
+    assert await available(served.service, ALICE) == 100_00
+    assert isinstance(await wallet.post_group(payment(ALICE, BOB, 100_00, 20)), GroupPosted)
+
+
+@pytest.mark.usefixtures("people")
+async def test_one_linked_group_that_was_given_up_gives_up_all(wallet: WalletClient, served: ServedWallet) -> None:
+    """So whoever gives them up one by one, and meets a late copy of all, never leaves a part."""
+    orders = [payment(ALICE, BOB, 10_00, 20) for _ in range(3)]
+    await wallet.abandon_group(orders[1])
+
+    outcomes = await wallet.post_linked(orders)
+
+    reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, GroupRefused)]
+    assert reasons == [Reason.BULK_REFUSED, Reason.ABANDONED, Reason.BULK_REFUSED]
+    assert [await wallet.abandon_group(order) for order in orders] == outcomes
+    assert await available(served.service, ALICE) == 100_00
+
+
+@pytest.mark.usefixtures("people")
+async def test_another_order_by_the_id_of_a_linked_group_moves_nothing_of_the_others(
+    wallet: WalletClient, served: ServedWallet
+) -> None:
+    orders = [payment(ALICE, BOB, 10_00, 20) for _ in range(2)]
+    await wallet.post_group(msgspec.structs.replace(orders[0], reference="another"))
+
+    outcomes = await wallet.post_linked(orders)
+
+    reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, GroupRefused)]
+    assert reasons == [Reason.IDEMPOTENCY_KEY_REUSED, Reason.BULK_REFUSED]
+    assert await available(served.service, ALICE) == 90_00
+
+
+@pytest.mark.usefixtures("people")
 async def test_a_credit_is_booked_once_for_its_reference_and_its_refusal_stays(
     wallet: WalletClient, served: ServedWallet
 ) -> None:

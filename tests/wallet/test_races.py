@@ -116,6 +116,26 @@ async def test_3000_transfers_over_6_wallets_keep_every_cent(two_wallets: Two) -
     assert faults_in(two_wallets[1]) == []
 
 
+async def test_linked_groups_that_race_with_copies_and_tombstones_never_move_a_part(two_wallets: Two) -> None:
+    """Ten bulks of four, money for six of them: copies in both processes, and for each a tombstone on its third."""
+    await open_wallet(two_wallets[0], ALICE, amount=24_00)
+    await open_wallet(two_wallets[0], BOB, role=Role.MERCHANT)
+    bulks = [[payment(ALICE, BOB, 1_00, 2) for _ in range(4)] for _ in range(10)]
+
+    asked = [wallet.post_linked(bulk) for bulk in bulks for wallet in two_wallets * 2]
+    given_up = [two_wallets[number % 2].abandon_group(bulk[2]) for number, bulk in enumerate(bulks)]
+    await asyncio.gather(*asked, *given_up)
+
+    moved = 0
+    for bulk in bulks:
+        posted = [isinstance(outcome, GroupPosted) for outcome in await two_wallets[0].post_linked(bulk)]
+        assert len(set(posted)) == 1
+        moved += sum(posted)
+    assert moved <= 24
+    assert await available(two_wallets[1], ALICE) == 24_00 - moved * 1_00
+    assert faults_in(two_wallets[0]) == []
+
+
 async def test_one_reference_50_times_moves_once_and_answers_50_times_the_same(two_wallets: Two) -> None:
     await open_wallet(two_wallets[0], ALICE)
     request = MoveMoney(customer_id=ALICE, amount=5, currency="USD", reference="salary")

@@ -585,6 +585,21 @@ async def test_a_limit_is_named_with_what_is_left_of_it_and_the_answer_stays(lim
     assert await available(limited, ALICE) == 970_00
 
 
+async def test_linked_groups_count_towards_a_limit_one_behind_the_other(limited: WalletService) -> None:
+    """What is left is named as it was when the last one's turn had come; then nothing of it has been spent."""
+    orders = [payment(ALICE, BOB, amount, 40) for amount in (30_00, 20_01)]
+
+    first, refused = await limited.post_linked(orders)
+    posted = await limited.post_linked([payment(ALICE, BOB, amount, 40) for amount in (30_00, 20_00)])
+
+    assert isinstance(first, GroupRefused)
+    assert first.reason is Reason.BULK_REFUSED
+    assert isinstance(refused, GroupRefused)
+    assert refused.members == {"limit": "perDay", "allowed": 50_00, "left": 20_00}
+    assert [type(outcome) for outcome in posted] == [GroupPosted] * 2
+    assert (await limits_of(limited)).spent_today == 50_00
+
+
 async def test_limits_and_what_is_left_are_shown(limited: WalletService, time: Time) -> None:
     await limited.post_group(payment(ALICE, BOB, 30_00, 60))
     time.pass_seconds(DAY)

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import typer
@@ -75,6 +75,9 @@ class _NoWallets:
         raise InvariantBroken(f"the command line moves no money for {order.id}")
 
     try_group = abandon_group = post_group
+
+    async def post_linked(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome]:
+        raise InvariantBroken(f"the command line moves no money for {orders}")
 
     async def book_credit(self, order: CreditOrder) -> CreditOutcome:
         raise InvariantBroken(f"the command line credits nobody for {order.id}")

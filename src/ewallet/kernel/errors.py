@@ -44,6 +44,7 @@ class Reason(StrEnum):
     IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
     AMOUNT_TOO_SMALL = "amount-too-small"
     LIMIT_EXCEEDED = "limit-exceeded"
+    BULK_REFUSED = "bulk-refused"
     TOO_MANY_REQUESTS = "too-many-requests"
     INTERNAL_ERROR = "internal-error"
     SERVICE_UNAVAILABLE = "service-unavailable"
@@ -119,6 +120,7 @@ def kind_of(reason: Reason) -> Kind:
             | Reason.IDEMPOTENCY_KEY_REUSED
             | Reason.AMOUNT_TOO_SMALL
             | Reason.LIMIT_EXCEEDED
+            | Reason.BULK_REFUSED
         ):
             return Kind.UNPROCESSABLE
         case Reason.TOO_MANY_REQUESTS:

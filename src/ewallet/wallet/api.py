@@ -34,7 +34,9 @@ from ewallet.wallet.client import (
     EVENTS_PATH,
     FIND_PATH,
     GROUPS_PATH,
+    LINKED_PATH,
     LIST_PATH,
+    MAXIMUM_LINKED_BYTES,
     MOVEMENTS_PATH,
     OWNERS_PATH,
     TRIES_PATH,
@@ -50,6 +52,7 @@ from ewallet.wallet.messages import (
     FindOrders,
     FindOwners,
     GroupOrder,
+    GroupOutcome,
     GroupUnknown,
     LimitsView,
     ListOrders,
@@ -220,6 +223,11 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         """Orders of other services, each applied or refused by itself; outcomes in the same order."""
         return await _outcomes(service.post_group, data)
 
+    @post(LINKED_PATH, status_code=200, **internal(body_bytes=MAXIMUM_LINKED_BYTES))
+    async def post_linked_groups(data: JSONBody[list[GroupOrder]]) -> list[GroupOutcome]:
+        """Orders of another service that are applied all or none; outcomes in the same order."""
+        return list(await service.post_linked(data))
+
     @post(TRIES_PATH, status_code=200, **internal())
     async def try_groups(data: JSONBody[list[GroupOrder]]) -> Groups:
         """What each of these orders would be answered right now; nothing is written."""
@@ -281,6 +289,7 @@ def routes(service: WalletService) -> list[HTTPRouteHandler]:
         set_wallet_limits,
         reset_wallet_limits,
         post_groups,
+        post_linked_groups,
         try_groups,
         abandon_groups,
         book_credits,

@@ -30,6 +30,10 @@ ABANDONS_PATH = "/internal/wallet/groups/abandon"
 FIND_PATH = "/internal/wallet/groups/find"
 LIST_PATH = "/internal/wallet/groups/list"
 CREDITS_PATH = "/internal/wallet/credits"
+LINKED_PATH = "/internal/wallet/groups/linked"
+
+MAXIMUM_LINKED_BYTES = 4 * 1024 * 1024
+"""Of groups that are posted together: what a thousand payments of a kilobyte take, with what the orders add to each."""
 
 WALLETS_PATH = "/internal/wallet/wallets"
 OWNERS_PATH = "/internal/wallet/wallets/missing"
@@ -52,6 +56,13 @@ class WalletClient(Protocol):
 
     async def post_group(self, order: GroupOrder) -> GroupOutcome:
         """Apply a group, or return the wallet's stored refusal: the same answer to the same id for ever."""
+
+    async def post_linked(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome]:
+        """Apply all of some groups or none, in their order; each outcome is that of its id for ever.
+
+        The one that is refused has its own reason, the others ``bulk-refused``. Where some have an outcome already,
+        they keep it; if one of these is a refusal, all others are refused.
+        """
 
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
         """What :meth:`post_group` would answer right now. Nothing is applied, nothing stored, nothing locked."""
@@ -110,6 +121,10 @@ class HttpWallet:
     async def post_group(self, order: GroupOrder) -> GroupOutcome:
         """See :class:`WalletClient`."""
         return await self._posts.submit(order)
+
+    async def post_linked(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome]:
+        """See :class:`WalletClient`."""
+        return await self._door.post(LINKED_PATH, list(orders), list[GroupOutcome], request_id=orders[0].request_id)
 
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
         """See :class:`WalletClient`."""

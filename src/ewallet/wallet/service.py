@@ -108,6 +108,13 @@ class Abandonment:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """Groups of another service that are applied together or not at all."""
+
+    orders: tuple[GroupOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Movement:
     """A direct credit or debit. The reference is an idempotency key: it determines the id of the group."""
 
@@ -193,7 +200,7 @@ class Repetition:
     movement: Movement
 
 
-Item = GroupOrder | Abandonment | Movement | Repetition | Opening | StatusChange | LimitsChange | Expiry
+Item = GroupOrder | Chain | Abandonment | Movement | Repetition | Opening | StatusChange | LimitsChange | Expiry
 
 
 @dataclass(slots=True)
@@ -216,6 +223,9 @@ class _Needs:
                     self._add_transfer(transfer)
                     if item.spender is not None:
                         self.spenders.add(wallet_account(item.spender, transfer.currency))
+            case Chain():
+                for order in item.orders:
+                    self.add(order)
             case Abandonment():
                 self.add(item.order)  # the same locks, so that it waits for whoever is posting the same order
             case Movement():
@@ -296,6 +306,8 @@ class _Batch:
         match item:
             case GroupOrder():
                 return self.post(item)
+            case Chain():
+                return self.link(item.orders)
             case Abandonment():
                 return self.abandon(item.order)
             case Movement():
@@ -337,10 +349,46 @@ class _Batch:
         """Apply a group of another service, or answer what was answered to its id before."""
         return self._known_outcome(order) or self._decide_group(order)
 
+    def link(self, orders: Sequence[GroupOrder]) -> list[GroupOutcome]:
+        """Apply all of some groups or none, in their order; each has its own outcome, by its own id, for ever.
+
+        Those that have an outcome keep it. If one of these is a refusal, the others are refused, so that whoever gives
+        up one group has given up all, and whatever a repetition meets, it never applies a part.
+        """
+        known = [self._known_outcome(order) for order in orders]
+        new = [order for order, outcome in zip(orders, known, strict=True) if outcome is None]
+        if any(isinstance(outcome, GroupRefused) for outcome in known):
+            for order in new:
+                self._conclude(order, Verdict.LINKED_GROUP_WAS_REFUSED, _POST)
+        else:
+            self._decide_linked(new)
+        return [self.post(order) for order in orders]
+
+    def _decide_linked(self, orders: Sequence[GroupOrder]) -> None:
+        """Try all groups in a copy of the book; the first that is refused there refuses the others."""
+        trial = self.book.imagined()
+        for order in orders:
+            applied = ledger.apply(
+                trial, [_transfer(each) for each in order.transfers], self.now, spender=order.spender
+            )
+            if isinstance(applied, Verdict):
+                self._refuse_linked(orders, order, applied, trial)
+                return
+        for order in orders:
+            if isinstance(self._decide_group(order), GroupRefused):
+                raise InvariantBroken(f"{order.id} is refused, and was not when it was tried")
+
+    def _refuse_linked(self, orders: Sequence[GroupOrder], refused: GroupOrder, verdict: Verdict, trial: Book) -> None:
+        for order in orders:
+            if order is refused:
+                self._conclude(order, verdict, _POST, book=trial)
+            else:
+                self._conclude(order, Verdict.LINKED_GROUP_WAS_REFUSED, _POST)
+
     def abandon(self, order: GroupOrder) -> GroupOutcome:
         """Refuse a group for good, unless it has an outcome already: then nothing changes."""
         known = self._known_outcome(order)
-        return known or self._conclude(order, Verdict.GROUP_WAS_ABANDONED, "wallet.abandon_group")
+        return known or self._conclude(order, Verdict.GROUP_WAS_ABANDONED, _ABANDON)
 
     def _known_outcome(self, order: GroupOrder) -> GroupOutcome | None:
         stored = self.groups.get(order.id)
@@ -363,10 +411,13 @@ class _Batch:
             spender=order.spender,
             as_of=order.applied_at,
         )
-        return self._conclude(order, applied if isinstance(applied, Verdict) else None, "wallet.post_group")
+        return self._conclude(order, applied if isinstance(applied, Verdict) else None, _POST)
 
-    def _conclude(self, order: GroupOrder, verdict: Verdict | None, action: str) -> GroupOutcome:
-        refusal = self._refusal(order, verdict) if verdict is not None else None
+    def _conclude(
+        self, order: GroupOrder, verdict: Verdict | None, action: str, *, book: Book | None = None
+    ) -> GroupOutcome:
+        """Store the outcome; ``book`` is where the verdict was come to, if it was not in the batch's own."""
+        refusal = self._refusal(order, verdict, book or self.book) if verdict is not None else None
         members = _encode(refusal.members).decode() if refusal is not None and refusal.members else None
         stored = self._store_outcome(
             order.id, verdict, refusal, body=_group_body(order), answer=members, request_id=order.request_id
@@ -375,12 +426,12 @@ class _Batch:
         self._record(who, action, order.transaction_id or order.id, stored)
         return _outcome(stored)
 
-    def _refusal(self, order: GroupOrder, verdict: Verdict) -> Refusal:
+    def _refusal(self, order: GroupOrder, verdict: Verdict, book: Book) -> Refusal:
         """A verdict in words, and with figures where a limit stands against the order."""
         refusal = refusal_of(verdict)
         if refusal.reason is not Reason.LIMIT_EXCEEDED or order.spender is None:
             return refusal
-        return limit_refusal(self.book, spending_of(map(_transfer, order.transfers), order.spender), self.now)
+        return limit_refusal(book, spending_of(map(_transfer, order.transfers), order.spender), self.now)
 
     def move(self, movement: Movement) -> Moved:
         """Credit or debit a wallet, or answer what was answered to the same reference or key before."""
@@ -676,6 +727,12 @@ class WalletService:
             outcome: GroupOutcome = await self._submit(order)
         return outcome
 
+    async def post_linked(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome]:
+        """Apply all of some groups or none, in their order; the same answers to the same ids for ever."""
+        with tracing.span("wallet", "wallet.post_linked", parent=orders[0].trace, links=(tracing.here(),)):
+            outcomes: Sequence[GroupOutcome] = await self._submit(Chain(tuple(orders)))
+        return outcomes
+
     async def try_group(self, order: GroupOrder) -> GroupOutcome:
         """What :meth:`post_group` would answer right now. Nothing is applied, nothing stored, nothing locked."""
         now, schedule = self._clock(), self._limits
@@ -927,7 +984,8 @@ _decode_detail = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_transfers = partial(msgspec.convert, type=tuple[TransferOrder, ...])
 _decode_moved = msgspec.json.Decoder(MoneyMoved).decode
 
-_GROUP_ACTIONS = frozenset({"wallet.post_group", "wallet.abandon_group"})
+_POST, _ABANDON = "wallet.post_group", "wallet.abandon_group"
+_GROUP_ACTIONS = frozenset({_POST, _ABANDON})
 _GROUP_NAMES = ("transaction_id", "reference", "description", "transfers", "spender", "memo")
 _MOVEMENT_NAMES = ("type", "customerId", "amount", "currency", "description")
 

@@ -29,6 +29,7 @@ def test_an_order_that_cannot_be_is_told_what_is_wrong_with_it() -> None:
     ("verdict", "reason"),
     [
         (Verdict.GROUP_WAS_ABANDONED, Reason.ABANDONED),
+        (Verdict.LINKED_GROUP_WAS_REFUSED, Reason.BULK_REFUSED),
         (Verdict.EXCEEDS_LIMIT_PER_PAYMENT, Reason.LIMIT_EXCEEDED),
         (Verdict.EXCEEDS_LIMIT_PER_DAY, Reason.LIMIT_EXCEEDED),
         (Verdict.EXCEEDS_LIMIT_PER_MONTH, Reason.LIMIT_EXCEEDED),

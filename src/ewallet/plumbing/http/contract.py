@@ -84,9 +84,9 @@ def protected(roles: Collection[Role], *problems: Reason, body_bytes: int = MAXI
     }
 
 
-def internal() -> dict[str, Any]:
+def internal(*, body_bytes: int = MAXIMUM_BODY_BYTES) -> dict[str, Any]:
     """Arguments for Litestar's route decorators: an endpoint for our other services only, absent from the documents."""
-    return {"include_in_schema": False, "opt": {"roles": None, _ADMIT: _admit_service}}
+    return {"include_in_schema": False, "opt": {"roles": None, _ADMIT: _admit_service, BODY_BYTES: body_bytes}}
 
 
 def caller_of(request: Request[Any, Any, Any]) -> Caller:

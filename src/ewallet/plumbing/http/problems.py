@@ -59,6 +59,7 @@ TITLES: Mapping[Reason, str] = {
     Reason.IDEMPOTENCY_KEY_REUSED: "The key belongs to another request",
     Reason.AMOUNT_TOO_SMALL: "The amount is too small",
     Reason.LIMIT_EXCEEDED: "The amount is over a limit",
+    Reason.BULK_REFUSED: "Another one of the same call was refused",
     Reason.TOO_MANY_REQUESTS: "Too many requests",
     Reason.INTERNAL_ERROR: "Internal error",
     Reason.SERVICE_UNAVAILABLE: "The service is not available",
@@ -182,6 +183,10 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "what is left of it, in minor units.",
         "Pay less, or wait for the next day or month; an administrator can change the limits. A new attempt is a new "
         "payment with a new idempotency key.",
+    ),
+    Reason.BULK_REFUSED: Explanation(
+        "The call was all or nothing, and another payment in it was refused. So was this one; nothing was moved.",
+        "Look at the item of the call that has another problem. A new attempt is a new call with new idempotency keys.",
     ),
     Reason.TOO_MANY_REQUESTS: Explanation(
         "You, or your network address, sent more requests than the limit allows.",

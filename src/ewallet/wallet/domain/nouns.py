@@ -5,7 +5,7 @@ and a transfer moves one amount from one debit account to one credit account of 
 by construction. Amounts are minor units, times microseconds since the epoch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 PLATFORM = "PLATFORM"
@@ -162,6 +162,16 @@ class Book:
     def limits_of(self, account_id: str) -> Limits:
         """The limits of an account."""
         return self.limits.get(account_id, NO_LIMITS)
+
+    def imagined(self) -> "Book":
+        """The same book to try things in."""
+        return Book(
+            {key: replace(account) for key, account in self.accounts.items()},
+            roles=self.roles,
+            holds={key: replace(hold) for key, hold in self.holds.items()},
+            taken_ids={*self.taken_ids},
+            limits=self.limits,
+        )
 
 
 def owner_of(account_id: str) -> str:

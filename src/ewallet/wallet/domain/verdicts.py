@@ -11,10 +11,12 @@ class Verdict(StrEnum):
 
     First the order by itself, then what it refers to, then whether the accounts exist, then whether money may move
     at all, then whether its owner may spend as much, and last whether there is enough. A group gets the verdict of its
-    first transfer that is refused. One that was abandoned has its verdict before anybody looks at it.
+    first transfer that is refused. One that was abandoned has its verdict before anybody looks at it, and so has
+    one that is linked to another one that was refused.
     """
 
     GROUP_WAS_ABANDONED = "group_was_abandoned"
+    LINKED_GROUP_WAS_REFUSED = "linked_group_was_refused"
     GROUP_MUST_NOT_BE_EMPTY = "group_must_not_be_empty"
     ACCOUNTS_MUST_BE_DIFFERENT = "accounts_must_be_different"
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
@@ -60,6 +62,8 @@ def refusal_of(verdict: Verdict) -> Refusal:
     match verdict:
         case Verdict.GROUP_WAS_ABANDONED:
             return Refusal(Reason.ABANDONED, "The order was given up; nothing was moved.")
+        case Verdict.LINKED_GROUP_WAS_REFUSED:
+            return Refusal(Reason.BULK_REFUSED, "Another payment of the same call was refused; nothing was moved.")
         case Verdict.ACCOUNTS_MUST_BE_DIFFERENT:
             # Only somebody who pays himself gets here, and nobody is a merchant to himself.
             return Refusal(Reason.UNKNOWN_MERCHANT, "Payer and payee are the same: choose another payee.")
