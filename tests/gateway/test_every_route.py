@@ -88,7 +88,10 @@ CALLS: Mapping[str, tuple[frozenset[Role] | None, set[Reason]]] = {
             Reason.ABANDONED,
         },
     ),
-    "POST /payment/bulk": (PAYER | STAFF, set()),
+    "POST /payment/bulk": (
+        PAYER | STAFF,
+        {Reason.IDEMPOTENCY_KEY_REUSED, Reason.REQUEST_IN_PROGRESS, Reason.AMOUNT_TOO_SMALL},
+    ),
     "POST /payment/quote": (PAYER, set()),
     "POST /payment/{transactionId}/capture": (PAYEE, OPERATION | WALLETS | {Reason.AMOUNT_TOO_SMALL}),
     "POST /payment/{transactionId}/void": (PAYEE, OPERATION),

@@ -13,6 +13,7 @@ import ewallet.wallet.store
 import ewallet.wallet.verify
 from ewallet.kernel.caller import Role
 from ewallet.kernel.errors import InvariantBroken, Reason, unwrap
+from ewallet.payment.messages import PaymentInBulk
 from ewallet.wallet.domain.wallets import Change
 from ewallet.wallet.messages import GroupOrder, GroupOutcome, MoveMoney, SetLimits, TransferKind
 from ewallet.wallet.service import WalletService
@@ -132,6 +133,17 @@ async def fill_payment(url: str) -> None:
             if end is not None:
                 await end(service, held, "key-3")
                 await end(service, held)
+        for number, amount in enumerate((10, 999_999)):
+            orders = [
+                PaymentInBulk(
+                    idempotency_key=f"bulk-{number}-{place}",
+                    merchant_id=payments.MERCHANT,
+                    amount=amount,
+                    currency="USD",
+                )
+                for place in range(3)
+            ]
+            await service.initiate_all(payments.caller(), orders)
         wallet.faults.append(payments.refusing("debit_account_frozen", Reason.WALLET_FROZEN))
         await payments.capture(service, held, amount=10)
         wallet.always = _mad
@@ -162,7 +174,7 @@ BOOKS = (
         ewallet.payment.store.metadata,
         ewallet.payment.verify.faults,
         fill_payment,
-        names={"history": "payment_id"},
+        names={"history": "payment_id", "bulk_members": "bulk_id"},
         removed={},
     ),
 )

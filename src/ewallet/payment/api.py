@@ -14,6 +14,7 @@ from ewallet.payment.domain.payments import PaymentStatus
 from ewallet.payment.messages import (
     MAXIMUM_BULK_BYTES,
     BulkItem,
+    BulkMode,
     BulkOutcome,
     CapturePayment,
     InitiatePayment,
@@ -65,6 +66,9 @@ PAYEES = frozenset({Role.MERCHANT, Role.ADMIN})
 PAYERS_IN_BULK = frozenset({Role.CUSTOMER, Role.ADMIN, Role.SERVICE})
 """Customers, who pay, and staff, who credit: as in calls of their own."""
 
+BULK_PROBLEMS = (Reason.IDEMPOTENCY_KEY_REUSED, Reason.REQUEST_IN_PROGRESS, Reason.AMOUNT_TOO_SMALL)
+"""Of a call that is all or nothing; those of one payment are in its place of the answer."""
+
 EVERY_OPERATION = (Reason.REQUEST_IN_PROGRESS, Reason.INVALID_STATE, Reason.ABANDONED)
 MOVING_MONEY = (*EVERY_OPERATION, Reason.INSUFFICIENT_FUNDS, Reason.WALLET_FROZEN, Reason.WALLET_CLOSED)
 
@@ -97,13 +101,16 @@ def routes(service: PaymentService) -> list[HTTPRouteHandler]:
         """
         return _answer(request, unwrap(await service.initiate(caller_of(request), data, idempotency_key(request))))
 
-    @post("/payment/bulk", status_code=200, **protected(PAYERS_IN_BULK, body_bytes=MAXIMUM_BULK_BYTES))
+    @post("/payment/bulk", status_code=200, **protected(PAYERS_IN_BULK, *BULK_PROBLEMS, body_bytes=MAXIMUM_BULK_BYTES))
     async def pay_in_bulk(request: Request[Any, Any, Any], data: JSONBody[PayInBulk]) -> Response[BulkOutcome]:
         """Up to a thousand payments from the caller's own wallet in one call, or credits by staff, each for itself.
 
         Each has an idempotency key of its own, and is what `POST /payment/initiate`, or `POST /wallet/credit`, with
         that key would be: whatever was not answered, or refused for now (`503`, `504`), is asked for again by the same
         call, or alone, and is done once. The header `Idempotency-Key` means nothing here.
+
+        Payments with `mode` `all-or-nothing` are carried out together or not at all: where one is refused, the others
+        are, with `bulk-refused`. Keys that were used before, even one, refuse the call, but for the same call again.
         """
         outcomes = await _each_in_bulk(service, caller_of(request), data)
         return JsonAnswer(BulkOutcome(items=[_bulk_item(request, *each) for each in outcomes]), headers={})
@@ -232,6 +239,8 @@ async def _each_in_bulk(service: PaymentService, caller: Caller, data: PayInBulk
     match data:
         case PayInBulk(payments=list(payments)) if caller.role is Role.CUSTOMER:
             keys = [each.idempotency_key for each in payments]
+            if data.mode is BulkMode.ALL_OR_NOTHING:
+                return zip(keys, unwrap(await service.initiate_all(caller, payments)), strict=True)
             return zip(keys, await service.initiate_each(caller, payments), strict=True)
         case PayInBulk(credits=list(credits)) if caller.is_staff:
             keys = [each.idempotency_key or each.reference for each in credits]

@@ -1,5 +1,6 @@
 """What crosses payment's door: the order to pay, and payments as the two sides and the staff see them."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
@@ -68,16 +69,26 @@ class CreditInBulk(MoveMoney, frozen=True, kw_only=True, rename="camel", forbid_
         return MoveMoney(**{name: getattr(self, name) for name in MoveMoney.__struct_fields__})
 
 
+class BulkMode(StrEnum):
+    """Whether the payments of a call stand for themselves, or are carried out together or not at all."""
+
+    EACH = "each"
+    ALL_OR_NOTHING = "all-or-nothing"
+
+
 class PayInBulk(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Pay many merchants out of the caller's own wallet, or for staff: credit many wallets. One of the two."""
 
     payments: Annotated[list[PaymentInBulk], Meta(min_length=1, max_length=MAXIMUM_BULK)] | UnsetType = UNSET
     credits: Annotated[list[CreditInBulk], Meta(min_length=1, max_length=MAXIMUM_BULK)] | UnsetType = UNSET
+    mode: Annotated[BulkMode, Meta(description="credits are always booked each for itself")] = BulkMode.EACH
 
     def __post_init__(self) -> None:
         """ValueError, which is a validation error of the body: there are both, or neither."""
         if (self.payments is UNSET) is (self.credits is UNSET):
             raise ValueError("Object must have either `payments` or `credits`")
+        if self.payments is UNSET and self.mode is not BulkMode.EACH:
+            raise ValueError("Object may have the `mode` all-or-nothing with `payments` only")
 
 
 class QuotePayment(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):

@@ -13,6 +13,8 @@
     expiry           void of the hold, if it is still there       EXPIRED
     refund           a part from the merchant to the customer     PARTIALLY_REFUNDED or REFUNDED
 
+    bulk             all of many payments, or none               as each of them, or all FAILED
+
 Only the wallet's stored verdict settles an intent (DESIGN section 5). An unknown outcome leaves it PENDING, and
 recovery goes on from T2 with the same ids. Of several operations on one hold the wallet lets one through; the others
 fail, and the payment goes where the one takes it.
@@ -23,7 +25,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import structlog
 from sqlalchemy import Connection
@@ -39,6 +41,7 @@ from ewallet.payment.domain.memos import memo_of
 from ewallet.payment.domain.operations import Intent, Kind, Operation, Verdict
 from ewallet.payment.domain.payments import Failure, Payment, PaymentStatus, settled
 from ewallet.payment.domain.postings import Group, Leg, Side
+from ewallet.payment.domain.telling import BEGIN_BULK
 from ewallet.plumbing import failpoints, tracing
 from ewallet.plumbing.audit import BEGUN, SUCCEEDED, AuditRecord
 from ewallet.plumbing.batching import Batcher
@@ -46,6 +49,7 @@ from ewallet.plumbing.database import STORAGE_RETRY_AFTER_SECONDS, Database, Sto
 from ewallet.plumbing.deadlines import TimeLimit, request_ends_at
 from ewallet.plumbing.outbox import Event
 from ewallet.plumbing.telemetry import OPERATIONS, PAYMENTS
+from ewallet.plumbing.verifying import digest
 from ewallet.wallet.client import WalletClient
 from ewallet.wallet.messages import (
     GroupOrder,
@@ -59,6 +63,8 @@ from ewallet.wallet.messages import (
 )
 
 log = structlog.get_logger()
+
+Outcome = TypeVar("Outcome")
 
 REQUEST_SECONDS = 4.0
 """How long a request waits for its outcome; well within the gateway's own bound, so that the answer is ours."""
@@ -94,10 +100,36 @@ class Settle:
     caller: Caller
 
 
-Step = Begin | Settle
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """Payments that are carried out together or not at all, in their order: one transaction for all in each step."""
+
+    payments: tuple[Payment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BeginBulk:
+    """An item of T1: all of these, or none. ``id`` names them together."""
+
+    id: str
+    bulk: Bulk
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class SettleBulk:
+    """An item of T3: the verdicts on all of a bulk."""
+
+    steps: tuple[Settle, ...]
+
+
+Step = Begin | Settle | BeginBulk | SettleBulk
 
 Ask = Callable[[GroupOrder], Awaitable[GroupOutcome]]
 """How the wallet is asked in T2."""
+
+AskLinked = Callable[[Sequence[GroupOrder]], Awaitable[Sequence[GroupOutcome]]]
+"""How it is asked about all of a bulk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +158,9 @@ class Saga:
         self._events_added = events_added
         self._request_seconds = request_seconds
         self._limit = TimeLimit(request_seconds)
-        self._steps: Batcher[Step, Intent] = Batcher(database, self._apply)
+        self._steps: Batcher[Step, Any] = Batcher(database, self._apply)
         self._flights: dict[str, Flight] = {}
+        self._bulks: set[asyncio.Task[Bulk | Refusal]] = set()
         self._failing_since: dict[str, int] = {}
         # As the wallet answered last, whoever asked: a full disk is everybody's, and time may be up before it answers.
         self._wallet_stores = True
@@ -154,9 +187,8 @@ class Saga:
     async def _carry_out(self, intent: Intent, caller: Caller) -> Intent | Refusal:
         """T1, then T2 and T3 unless the key names an earlier intent or the payment's state forbids this one."""
         deadline, limit = self._latest_beginning(), self._limit.begin()
-        failpoints.reached("payment.begin.before")
         with tracing.span("payment", "payment.begin"):
-            stored = await self._begin(Begin(intent, caller), deadline)
+            stored: Intent = await self._begin(Begin(intent, caller), deadline)
         if stored.own.id != intent.own.id:
             return outcome_of_copy(stored, intent.own.request_hash)
         if not stored.own.is_pending:
@@ -169,7 +201,38 @@ class Saga:
         except (OutcomeUnknown, Overloaded, TimeoutError) as error:
             log.warning("payment.outcome_unknown", payment=intent.own.id, error=repr(error))
             disk_refuses = isinstance(error, StorageUnavailable) or not self._wallet_stores
-            raise Refused(_unknown_outcome(intent.payment, disk_refuses=disk_refuses)) from error
+            members = {"transactionId": intent.payment.id}
+            raise Refused(_unknown_outcome(members, disk_refuses=disk_refuses)) from error
+
+    async def carry_out_all(self, bulk_id: str, bulk: Bulk, caller: Caller) -> Bulk | Refusal:
+        """Carry out all of some payments or none; they are as they are stored then, an earlier call's where it was one.
+
+        Refused before anything is stored: ``idempotency-key-reused`` where any of the keys was used otherwise,
+        ``request-in-progress``. Refused with ``timeout`` is raised as by :meth:`carry_out`.
+        """
+        task = asyncio.create_task(self._carry_out_all(BeginBulk(bulk_id, bulk, caller)))
+        self._bulks.add(task)
+        task.add_done_callback(self._bulks.discard)
+        return await asyncio.shield(task)
+
+    async def _carry_out_all(self, step: BeginBulk) -> Bulk | Refusal:
+        """T1, T2 and T3 as of one payment, each with all of them at once."""
+        deadline, limit = self._latest_beginning(), self._limit.begin()
+        with tracing.span("payment", "payment.begin"):
+            stored: Bulk | None = await self._begin(step, deadline)
+        if stored is None:
+            return KEYS_REUSED
+        if stored.payments[0].id != step.bulk.payments[0].id:
+            return outcome_of_copies(stored, [payment.request_hash for payment in step.bulk.payments])
+        try:
+            with limit, tracing.span("payment", "payment.move"):
+                verdicts = await self._move_all(stored, self._wallet.post_linked)
+            with tracing.span("payment", "payment.settle"):
+                return await self._settle_all(stored, verdicts, step.caller)
+        except (OutcomeUnknown, Overloaded, TimeoutError) as error:
+            log.warning("payment.outcome_unknown", bulk=step.id, error=repr(error))
+            disk_refuses = isinstance(error, StorageUnavailable) or not self._wallet_stores
+            raise Refused(_unknown_outcome({}, disk_refuses=disk_refuses)) from error
 
     def _latest_beginning(self) -> float:
         """When a request that has not been begun is not worth it any more: nobody waits for its answer."""
@@ -182,8 +245,9 @@ class Saga:
 
     # --- the steps ------------------------------------------------------------------------------------------------
 
-    async def _begin(self, step: Begin, deadline: float) -> Intent:
-        """T1: write the intent down; the answer is what is stored under its identity."""
+    async def _begin(self, step: Begin | BeginBulk, deadline: float) -> Any:
+        """T1: write the intent down; the answer is what is stored under its identity, or those of a bulk."""
+        failpoints.reached("payment.begin.before")
         try:
             return await self._steps.submit(step, deadline=deadline)
         except IntegrityError:
@@ -201,25 +265,39 @@ class Saga:
             return operations.compensated(verdict, released)
         return verdict
 
+    async def _move_all(self, bulk: Bulk, ask: AskLinked) -> list[Verdict]:
+        """T2 of a bulk: the wallet's verdicts, which are all for it or all against it."""
+        orders = _orders_of(bulk)
+        return [_verdict(outcome) for outcome in await self._answered(lambda: ask(orders), bulk.payments[0].id)]
+
+    async def _abandon_all(self, orders: Sequence[GroupOrder]) -> Sequence[GroupOutcome]:
+        """Give up all of a bulk. The first that has been refused refuses the others, whoever still asks for them."""
+        return await asyncio.gather(*map(self._wallet.abandon_group, orders))
+
     async def _ask(self, ask: Ask, intent: Intent, group: Group) -> Verdict:
-        """One group's verdict, asked for until it comes."""
-        order, pauses = group_order(intent, group), _pauses()
+        """One group's verdict."""
+        order = group_order(intent, group)
+        return _verdict(await self._answered(lambda: ask(order), intent.own.id))
+
+    async def _answered(self, ask: Callable[[], Awaitable[Outcome]], intent_id: str) -> Outcome:
+        """The wallet's answer, asked for until it comes."""
+        pauses = _pauses()
         while True:
             try:
                 failpoints.reached("payment.move.before")
-                outcome = await ask(order)
+                outcome = await ask()
                 failpoints.reached("payment.move.after")
-                self._wallet_stores = True
-                return _verdict(outcome)
             except (OutcomeUnknown, Overloaded) as error:
                 self._wallet_stores = not isinstance(error, StorageUnavailable)
-                log.debug("payment.wallet_unclear", payment=intent.own.id, error=str(error))
+                log.debug("payment.wallet_unclear", payment=intent_id, error=str(error))
                 await asyncio.sleep(next(pauses))
+            else:
+                self._wallet_stores = True
+                return outcome
 
     async def _settle(self, step: Settle) -> Intent:
         """T3: write the verdict down; the answer is what is stored, whoever was first."""
-        failpoints.reached("payment.settle.before")
-        stored = await self._steps.submit(step)
+        stored: Intent = await self._write_verdict(step)
         if stored.operation is None:
             PAYMENTS.labels(stored.payment.status.value).inc()
         else:
@@ -227,18 +305,37 @@ class Saga:
         self._events_added()
         return stored
 
+    async def _settle_all(self, bulk: Bulk, verdicts: Sequence[Verdict], caller: Caller) -> Bulk:
+        """T3 of a bulk: nobody sees one of its payments settled and another not."""
+        settles = tuple(
+            Settle(Intent(payment), verdict, caller)
+            for payment, verdict in zip(bulk.payments, verdicts, strict=True)
+            if payment.status is PaymentStatus.PENDING  # reconciliation may have been here, one by one
+        )
+        stored: Bulk = await self._write_verdict(SettleBulk(settles))
+        for payment in stored.payments:
+            PAYMENTS.labels(payment.status.value).inc()
+        self._events_added()
+        settled_by_id = {payment.id: payment for payment in stored.payments}
+        return Bulk(tuple(settled_by_id.get(payment.id, payment) for payment in bulk.payments))
+
+    async def _write_verdict(self, step: Settle | SettleBulk) -> Any:
+        failpoints.reached("payment.settle.before")
+        return await self._steps.submit(step)
+
     # --- recovery -------------------------------------------------------------------------------------------------
 
-    async def claim_overdue(self, limit: int) -> list[Intent]:
-        """Take over intents that whoever began them has not finished in time, and holds whose time is over."""
+    async def claim_overdue(self, limit: int) -> list[Intent | Bulk]:
+        """Take over intents that whoever began them has not finished in time, and holds whose time is over.
+
+        Of a bulk that has one of these all is taken over, so that never a part of it is sent.
+        """
         now = self._clock()
         overdue = await self._database.reading(lambda tx: store.overdue(tx, now=now, limit=limit))
         if not overdue:
             return []
         until = _lease_from(now)
-        claimed = await self._database.writing(
-            lambda tx: [intent for intent, lease in overdue if store.claim(tx, intent, lease=lease, until=until)]
-        )
+        claimed = await self._database.writing(lambda tx: _claim(tx, overdue, until))
         failpoints.reached("payment.claim.after")
         return claimed
 
@@ -262,6 +359,20 @@ class Saga:
         self._failing_since.pop(intent.own.id, None)
         return await self._settle(Settle(intent, verdict, platform(intent.own.request_id, tracing.here())))
 
+    async def finish_all(self, bulk: Bulk) -> Bulk:
+        """:meth:`finish` of a bulk, whole."""
+        first = Intent(bulk.payments[0])
+        with tracing.span("payment", "payment.recover"):
+            try:
+                with self._limit.begin():
+                    ask = self._abandon_all if self._is_hopeless(first) else self._wallet.post_linked
+                    verdicts = await self._move_all(bulk, ask)
+            except Exception:
+                await self._note_failure(first)
+                raise
+            self._failing_since.pop(first.own.id, None)
+            return await self._settle_all(bulk, verdicts, platform(first.own.request_id, tracing.here()))
+
     def _is_hopeless(self, intent: Intent) -> bool:
         """Whether it is time to give up. Not on an expiry: nobody waits for it, and the wallet ends the hold itself."""
         if intent.operation is not None and intent.operation.kind is Kind.EXPIRY:
@@ -282,27 +393,56 @@ class Saga:
 
     async def drain(self) -> None:
         """Wait for what is under way, so that a clean stop leaves nothing to recover."""
-        if self._flights:
-            await asyncio.wait([flight.outcome for flight in self._flights.values()])
+        if under_way := [*(flight.outcome for flight in self._flights.values()), *self._bulks]:
+            await asyncio.wait(under_way)
 
     # --- the transactions of T1 and T3, many intents at a time ----------------------------------------------------
 
-    def _apply(self, tx: Connection, steps: Sequence[Step]) -> list[Intent]:
+    def _apply(self, tx: Connection, steps: Sequence[Step]) -> list[Any]:
         now = self._clock()
-        payments = _lock(tx, steps)
-        settled_by_id = _settle(tx, [step for step in steps if isinstance(step, Settle)], payments, now)
+        begins = [step for step in steps if isinstance(step, Begin)]
+        settles = [each for step in steps for each in _settles(step)]
+        payments = _lock(tx, [*settles, *begins])
+        settled_by_id = _settle(tx, settles, payments, now)
         if settled_by_id:
             failpoints.reached("payment.settle.written")
-        begun = _begin(tx, [step for step in steps if isinstance(step, Begin)], payments, now)
-        if begun:
+        begun = _begin(tx, begins, payments, now)
+        # Behind the others of the same batch, whose keys they must find.
+        bulks = [_begin_bulk(tx, step, now) for step in steps if isinstance(step, BeginBulk)]
+        if begun or bulks:
             failpoints.reached("payment.begin.written")
-        begun_in_order = iter(begun)
-        return [
-            next(begun_in_order) if isinstance(step, Begin) else settled_by_id[step.intent.own.id] for step in steps
-        ]
+        begun_in_order, bulks_in_order = iter(begun), iter(bulks)
+        return [_result(step, settled_by_id, begun_in_order, bulks_in_order) for step in steps]
 
 
-def _lock(tx: Connection, steps: Sequence[Step]) -> dict[str, Payment]:
+def _settles(step: Step) -> tuple[Settle, ...]:
+    match step:
+        case Settle():
+            return (step,)
+        case SettleBulk():
+            return step.steps
+        case Begin() | BeginBulk():
+            return ()
+    assert_never(step)
+
+
+def _result(
+    step: Step, settled_by_id: Mapping[str, Intent], begun: Iterator[Intent], bulks: Iterator[Bulk | None]
+) -> Intent | Bulk | None:
+    """What has become of a step, with those that were begun in the order in which they were asked for."""
+    match step:
+        case Begin():
+            return next(begun)
+        case BeginBulk():
+            return next(bulks)
+        case Settle():
+            return settled_by_id[step.intent.own.id]
+        case SettleBulk():
+            return Bulk(tuple(settled_by_id[each.intent.own.id].payment for each in step.steps))
+    assert_never(step)
+
+
+def _lock(tx: Connection, steps: Sequence[Begin | Settle]) -> dict[str, Payment]:
     """All payments of a batch with operations, locked in one go: in sorted order, and before any is written."""
     if all(step.intent.operation is None for step in steps):
         return {}
@@ -319,6 +459,17 @@ def _begin(tx: Connection, steps: Sequence[Begin], payments: Mapping[str, Paymen
     created = iter(store.create(tx, new, lease_until=_lease_from(now)))
     begun = iter(_begin_operations(tx, steps, payments, now))
     return [Intent(next(created)) if step.intent.operation is None else next(begun) for step in steps]
+
+
+def _begin_bulk(tx: Connection, step: BeginBulk, now: int) -> Bulk | None:
+    """What is stored under the identities of a bulk; None where it cannot be begun, nor is a copy of another."""
+    stored = store.create_bulk(tx, step.id, step.bulk.payments, lease_until=_lease_from(now))
+    if stored is step.bulk.payments:
+        members = store.bulk_rows(step.id, stored)
+        detail = {"members": len(members), "membersDigest": digest(members)}
+        record = AuditRecord.of(step.caller, BEGIN_BULK, step.id, result=BEGUN, **detail)
+        store.audit.append(tx, now, [record])
+    return None if stored is None else Bulk(tuple(stored))
 
 
 def _begin_operations(
@@ -352,6 +503,18 @@ def _begin_operations(
 
 def _lease_from(now: int) -> int:
     return now + LEASE_SECONDS * MICROSECONDS_PER_SECOND
+
+
+# --- recovery -----------------------------------------------------------------------------------------------------
+
+
+def _claim(tx: Connection, overdue: Sequence[tuple[Intent, int]], until: int) -> list[Intent | Bulk]:
+    """Those that nobody else has taken over meanwhile, and with each that is of a bulk all of it."""
+    claimed = [intent for intent, lease in overdue if store.claim(tx, intent, lease=lease, until=until)]
+    payment_ids = [intent.own.id for intent in claimed if intent.operation is None]
+    bulks = [Bulk(tuple(payments)) for payments in store.claim_bulks(tx, payment_ids, until=until)]
+    linked = {payment.id for bulk in bulks for payment in bulk.payments}
+    return [*(intent for intent in claimed if intent.own.id not in linked), *bulks]
 
 
 # --- T3 -----------------------------------------------------------------------------------------------------------
@@ -474,6 +637,10 @@ def event_of(intent: Intent, trace: str = "") -> Event:
 KEY_REUSED = Refusal(
     Reason.IDEMPOTENCY_KEY_REUSED, "This Idempotency-Key belongs to another request: a new request needs a new key."
 )
+KEYS_REUSED = Refusal(
+    Reason.IDEMPOTENCY_KEY_REUSED,
+    "A key of this call belongs to another request: all or nothing is for payments that were not asked for before.",
+)
 _IN_PROGRESS = Refusal(
     Reason.REQUEST_IN_PROGRESS,
     "The first request with this key is still being carried out: ask again with the same key.",
@@ -488,19 +655,27 @@ def outcome_of_copy(stored: Intent, request_hash: str) -> Intent | Refusal:
     return _IN_PROGRESS if stored.own.is_pending else stored
 
 
-def _unknown_outcome(payment: Payment, *, disk_refuses: bool) -> Refusal:
+def outcome_of_copies(stored: Bulk, request_hashes: Sequence[str]) -> Bulk | Refusal:
+    """What a later call with all the keys of a stored bulk gets."""
+    if [payment.request_hash for payment in stored.payments] != list(request_hashes):
+        return KEYS_REUSED
+    pending = any(payment.status is PaymentStatus.PENDING for payment in stored.payments)
+    return _IN_PROGRESS if pending else stored
+
+
+def _unknown_outcome(members: Mapping[str, Any], *, disk_refuses: bool) -> Refusal:
     """What a request hears; with ``disk_refuses`` because a disk, ours or the wallet's, takes nothing."""
     if disk_refuses:
         return Refusal(
             Reason.STORAGE_UNAVAILABLE,
             "The outcome cannot be stored at the moment: look at the payment later, or repeat with the same key.",
-            members={"transactionId": payment.id},
+            members=members,
             retry_after_seconds=STORAGE_RETRY_AFTER_SECONDS,
         )
     return Refusal(
         Reason.TIMEOUT,
         "The outcome is not known yet. It will be within seconds: look at the payment, or repeat with the same key.",
-        members={"transactionId": payment.id},
+        members=members,
         retry_after_seconds=1,
     )
 
@@ -523,6 +698,11 @@ def group_order(intent: Intent, group: Group) -> GroupOrder:
         request_id=intent.own.request_id,
         trace=tracing.here(),
     )
+
+
+def _orders_of(bulk: Bulk) -> list[GroupOrder]:
+    intents = [Intent(payment) for payment in bulk.payments]
+    return [group_order(intent, postings.group_of(intent)) for intent in intents]
 
 
 def _transfer_order(payment: Payment, leg: Leg) -> TransferOrder:

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar, assert_never
 
 import msgspec
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Row
 
 from ewallet.kernel.caller import Caller, Role
 from ewallet.kernel.clock import Clock, rfc3339
-from ewallet.kernel.errors import Overloaded, Reason, Refusal, invalid, not_found
+from ewallet.kernel.errors import FieldError, Overloaded, Reason, Refusal, invalid, not_found
 from ewallet.kernel.ids import ID_PATTERN, is_id, new_id
 from ewallet.kernel.money import Money, is_currency
 from ewallet.payment import messages, store
@@ -20,7 +21,7 @@ from ewallet.payment.domain import payments, telling
 from ewallet.payment.domain.fees import FeeSchedule
 from ewallet.payment.domain.operations import ALL_THAT_IS_LEFT, Intent, Kind, Operation
 from ewallet.payment.domain.payments import Charge, Payment, PaymentStatus
-from ewallet.payment.saga import REQUEST_SECONDS, Saga, outcome_of_copy
+from ewallet.payment.saga import REQUEST_SECONDS, Bulk, Saga, outcome_of_copies, outcome_of_copy
 from ewallet.plumbing.batching import MAXIMUM_BATCH, Gatherer
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.http.contract import decode_cursor, encode_cursor
@@ -121,6 +122,43 @@ class PaymentService:
         """
         return await self._each(lambda order: self.initiate(caller, order.alone, order.idempotency_key), orders)
 
+    async def initiate_all(self, caller: Caller, orders: Sequence[messages.PaymentInBulk]) -> list[Answered] | Refusal:
+        """Many payments, all or none, in their order: the answer to each, of which all have succeeded or all failed.
+
+        Refused as a whole, before anything is stored: ``validation-error``, ``amount-too-small``,
+        ``idempotency-key-reused`` where any key was used otherwise, ``request-in-progress``. Raised: Refused with
+        ``timeout`` where the outcome is not known in time, Overloaded as by :meth:`initiate_each`.
+        """
+        if (refusal := _wrong_together(orders)) is not None:
+            return refusal
+        requests = [Request.of(caller, order.idempotency_key, "initiate", order.alone) for order in orders]
+        fees = [self._fees.fee_on(order.amount, order.currency) for order in orders]
+        for place, fee in enumerate(fees):
+            if isinstance(fee, Refusal):
+                wrong = FieldError(f"/payments/{place}/amount", fee.detail)
+                return await self._earlier_answers(requests) or replace(fee, errors=(wrong,))
+        bulk = Bulk(
+            tuple(
+                self._new_payment(request, order, fee)
+                for request, order, fee in zip(requests, orders, fees, strict=True)
+                if not isinstance(fee, Refusal)
+            )
+        )
+        with self._place_for_bulk():
+            stored = await self.saga.carry_out_all(new_id("blk", self._clock()), bulk, caller)
+        if isinstance(stored, Refusal):
+            return stored
+        return _all_answered(stored, replayed=stored.payments[0].id != bulk.payments[0].id)
+
+    async def _earlier_answers(self, requests: Sequence[Request]) -> list[Answered] | Refusal | None:
+        """The answers to an earlier copy of a call that today's fees would refuse; None where there was none."""
+        identities = [payments.identity_of(request.caller.subject, request.key or "") for request in requests]
+        found = await self._database.reading(lambda tx: store.find_bulk(tx, identities))
+        if found is None:
+            return None
+        outcome = outcome_of_copies(Bulk(tuple(found)), [request.hash for request in requests])
+        return outcome if isinstance(outcome, Refusal) else _all_answered(outcome, replayed=True)
+
     async def credit_each(
         self, caller: Caller, orders: Sequence[messages.CreditInBulk]
     ) -> list[CreditOutcome | Exception]:
@@ -134,8 +172,6 @@ class PaymentService:
     async def _each(
         self, use_case: Callable[[Order], Awaitable[Outcome]], orders: Sequence[Order]
     ) -> list[Outcome | Exception]:
-        if self._bulks >= BULKS_AT_ONCE:
-            raise Overloaded("as many calls in bulk are under way as this process takes")
         places = asyncio.Semaphore(UNDER_WAY_IN_BULK)
 
         async def outcome(order: Order) -> Outcome | Exception:
@@ -145,9 +181,16 @@ class PaymentService:
                 except Exception as error:  # noqa: BLE001  # whatever became of this one, the others have answers
                     return error
 
+        with self._place_for_bulk():
+            return await asyncio.gather(*map(outcome, orders))
+
+    @contextmanager
+    def _place_for_bulk(self) -> Iterator[None]:
+        if self._bulks >= BULKS_AT_ONCE:
+            raise Overloaded("as many calls in bulk are under way as this process takes")
         self._bulks += 1
         try:
-            return await asyncio.gather(*map(outcome, orders))
+            yield
         finally:
             self._bulks -= 1
 
@@ -364,6 +407,18 @@ class PaymentService:
 _NO_SUCH_PAYMENT = not_found("payment")
 
 
+def _wrong_together(orders: Sequence[messages.PaymentInBulk]) -> Refusal | None:
+    """What is wrong with payments that are to be carried out together, which none of them may be alone."""
+    keys: set[str] = set()
+    for place, order in enumerate(orders):
+        if not is_currency(order.currency):
+            return _unknown_currency(order.currency, f"/payments/{place}/currency")
+        if order.idempotency_key in keys:
+            return invalid(f"/payments/{place}/idempotencyKey", "Another payment of the call has the same key.")
+        keys.add(order.idempotency_key)
+    return None
+
+
 def _credit_order(caller: Caller, order: messages.CreditInBulk) -> CreditOrder:
     return CreditOrder(
         credit=order.alone,
@@ -374,8 +429,8 @@ def _credit_order(caller: Caller, order: messages.CreditInBulk) -> CreditOrder:
     )
 
 
-def _unknown_currency(code: str) -> Refusal:
-    return invalid("/currency", f"{code} is not a currency of ISO 4217 that the platform knows.")
+def _unknown_currency(code: str, pointer: str = "/currency") -> Refusal:
+    return invalid(pointer, f"{code} is not a currency of ISO 4217 that the platform knows.")
 
 
 # --- rendering ----------------------------------------------------------------------------------------------------
@@ -383,6 +438,10 @@ def _unknown_currency(code: str) -> Refusal:
 
 def _answered(intent: Intent, *, replayed: bool) -> Answered:
     return Answered(telling.refusal_of(intent) or _answer(intent), replayed)
+
+
+def _all_answered(bulk: Bulk, *, replayed: bool) -> list[Answered]:
+    return [_answered(Intent(payment), replayed=replayed) for payment in bulk.payments]
 
 
 def _answer(intent: Intent) -> messages.Payment | messages.Refund:

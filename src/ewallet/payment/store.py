@@ -109,6 +109,16 @@ history = table(
     Column("digest", IDENTIFIER, nullable=False),
 )
 
+bulk_members = table(
+    "payment_bulk_members",
+    metadata,
+    # Of the payments alone that are carried out together or not at all; others are not in here.
+    Column("payment_id", IDENTIFIER, primary_key=True),
+    Column("bulk_id", IDENTIFIER, nullable=False),
+    Column("position", INTEGER, nullable=False),
+    UniqueConstraint("bulk_id", "position", name="payment_bulk_members_by_bulk"),
+)
+
 operations = table(
     "payment_operations",
     metadata,
@@ -166,6 +176,48 @@ def create(tx: Connection, begun: Sequence[Payment], *, lease_until: int) -> lis
     insert_rows(tx, payments, [_row(payment, lease_until) for payment in new])
     add_history(tx, ((payment, payment.customer_id, None) for payment in new))
     return [stored[payment.identity] for payment in begun]
+
+
+def create_bulk(
+    tx: Connection, bulk_id: str, begun: Sequence[Payment], *, lease_until: int
+) -> Sequence[Payment] | None:
+    """Store payments that are carried out together, or none of them where any of their identities is there.
+
+    Returns what is stored under these identities: themselves, or those that an earlier call began together, in the same
+    order; None where they were begun otherwise, even one. IntegrityError as by :func:`create`.
+    """
+    identities = [payment.identity for payment in begun]
+    if find_by_identity(tx, identities):
+        return find_bulk(tx, identities)
+    insert_rows(tx, payments, [_row(payment, lease_until) for payment in begun])
+    insert_rows(tx, bulk_members, bulk_rows(bulk_id, begun))
+    add_history(tx, ((payment, payment.customer_id, None) for payment in begun))
+    return begun
+
+
+def bulk_rows(bulk_id: str, begun: Sequence[Payment]) -> list[tuple[str, str, int]]:
+    """Which payments belong together, in their order; the audit has a digest of it."""
+    return [(payment.id, bulk_id, position) for position, payment in enumerate(begun)]
+
+
+def find_bulk(tx: Connection, identities: Sequence[str]) -> list[Payment] | None:
+    """The payments that were begun together with exactly these identities, in this order; None where there are none."""
+    found = {payment.identity: payment for payment in find_by_identity(tx, identities)}
+    stored = [found[identity] for identity in identities if identity in found]
+    ids = [payment.id for payment in stored]
+    together = _bulks_of(tx, ids[:1])
+    return stored if len(ids) == len(identities) and together == [ids] else None
+
+
+def _bulks_of(tx: Connection, ids: Collection[str]) -> list[list[str]]:
+    """The ids of all payments that were begun together with one of these, each bulk in its order."""
+    wanted = select(bulk_members.c.bulk_id).where(bulk_members.c.payment_id.in_(ids)).distinct()
+    members = tx.execute(
+        select(bulk_members.c.bulk_id, bulk_members.c.payment_id)
+        .where(bulk_members.c.bulk_id.in_(wanted))
+        .order_by(bulk_members.c.bulk_id, bulk_members.c.position)
+    )
+    return [[row.payment_id for row in bulk] for _, bulk in groupby(members, key=lambda row: row.bulk_id)]
 
 
 # --- settling -----------------------------------------------------------------------------------------------------
@@ -350,6 +402,19 @@ def claim(tx: Connection, intent: Intent, *, lease: int, until: int) -> bool:
         .values(lease_until=until)
     )
     return claimed.rowcount == 1
+
+
+def claim_bulks(tx: Connection, ids: Collection[str], *, until: int) -> list[list[Payment]]:
+    """Take over all payments that were begun together with one of these, which are claimed; each bulk in its order."""
+    bulks = _bulks_of(tx, ids) if ids else []
+    for bulk in bulks:
+        tx.execute(
+            update(payments)
+            .where(_columns.id.in_(bulk), _columns.status == PaymentStatus.PENDING)
+            .values(lease_until=until)
+        )
+    found = {payment.id: payment for payment in find(tx, [each for bulk in bulks for each in bulk])}
+    return [[found[each] for each in bulk] for bulk in bulks]
 
 
 # --- figures ------------------------------------------------------------------------------------------------------

@@ -12,14 +12,16 @@ also finds a payment without a verdict that was removed together with its histor
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Table, case, func, select
 
 from ewallet.payment.domain.operations import Kind, OperationStatus, expiry_id_of
 from ewallet.payment.domain.payments import PaymentStatus
-from ewallet.payment.store import NO_LEASE, audit, history, operations, payments
+from ewallet.payment.domain.telling import BEGIN_BULK
+from ewallet.payment.store import NO_LEASE, audit, bulk_members, history, operations, payments
 from ewallet.plumbing import statements
 from ewallet.plumbing.audit import BEGUN
 from ewallet.plumbing.verifying import AT_ONCE, Seen, count, digest, pages
@@ -53,6 +55,21 @@ def faults(tx: Connection, seen: Seen = lambda _count: None) -> Iterator[str]:
         yield broken  # Only a whole audit can vouch for other rows.
     yield from _payment_faults(tx, seen)
     yield from _operation_faults(tx, seen)
+    yield from _bulk_faults(tx)
+
+
+def _bulk_faults(tx: Connection) -> Iterator[str]:
+    """Of payments that were begun together, those with a verdict have all failed, or none of them has."""
+    failed = func.sum(case((payments.c.status == PaymentStatus.FAILED, 1), else_=0))
+    decided = func.sum(case((payments.c.status != PaymentStatus.PENDING, 1), else_=0))
+    parts = (
+        select(bulk_members.c.bulk_id)
+        .join(payments, payments.c.id == bulk_members.c.payment_id)
+        .group_by(bulk_members.c.bulk_id)
+        .having(failed != 0, failed != decided)
+    )
+    for (bulk_id,) in tx.execute(parts):
+        yield f"of the payments of bulk {bulk_id}, which was all or nothing, a part has failed"
 
 
 # --- what the audit tells -----------------------------------------------------------------------------------------
@@ -60,21 +77,25 @@ def faults(tx: Connection, seen: Seen = lambda _count: None) -> Iterator[str]:
 
 def _deed_faults(tx: Connection, seen: Seen) -> Iterator[str]:
     """Compare the history and the operations with the audit."""
-    told_lines = told_begun = told_concluded = 0
+    told_lines = told_begun = told_concluded = told_members = 0
     for page in pages(tx, audit.records, seen):
         deeds = [(row, _decode(row.detail)) for row in page]
         moves = {(row.subject, detail["version"]): (row, detail["line"]) for row, detail in deeds if "line" in detail}
         operated = [(row, detail) for row, detail in deeds if "operation" in detail]
+        bulks = {row.subject: (row, detail) for row, detail in deeds if row.action == BEGIN_BULK}
         yield from _line_faults(tx, moves)
+        yield from _member_faults(tx, bulks)
         yield from _seal_faults(tx, {detail["operation"]: (row, detail["seal"]) for row, detail in operated})
         told_lines += len(moves)
         told_begun += sum("begun" in detail for _, detail in operated)
         told_concluded += sum(row.result != BEGUN for row, _ in operated)
+        told_members += sum(detail["members"] for _, detail in bulks.values())
     # The first line of a payment tells of its beginning, which is no deed yet.
     lines = count(tx, history) - count(tx, payments)
     begun = _number_of_operations(tx, operations.c.kind != Kind.EXPIRY)
     concluded = _number_of_operations(tx, operations.c.status != OperationStatus.PENDING)
-    if (told_lines, told_begun, told_concluded) != (lines, begun, concluded):
+    members = count(tx, bulk_members)
+    if (told_lines, told_begun, told_concluded, told_members) != (lines, begun, concluded, members):
         yield from _untold(tx, seen)
 
 
@@ -86,6 +107,16 @@ def _line_faults(tx: Connection, moves: Mapping[tuple[str, int], tuple[Row[Any],
             yield f"{_named(payment_id, number)} is missing: audit record {record.sequence} tells of it"
         elif digest(line) != written:
             yield f"{_named(payment_id, number)} is not what audit record {record.sequence} tells"
+
+
+def _member_faults(tx: Connection, told: Mapping[str, tuple[Row[Any], Mapping[str, Any]]]) -> Iterator[str]:
+    """Compare which payments were begun together with what the audit tells of it."""
+    members: defaultdict[str, list[Sequence[Any]]] = defaultdict(list)
+    for row in statements.rows_in(tx, bulk_members, "bulk_id", told):
+        members[row[1]].append(row)
+    for bulk_id, (record, detail) in told.items():
+        if digest(sorted(members[bulk_id], key=itemgetter(2))) != detail["membersDigest"]:
+            yield f"the payments of bulk {bulk_id} are not those that audit record {record.sequence} tells"
 
 
 def _named(payment_id: str, number: int) -> str:
@@ -111,6 +142,10 @@ def _untold(tx: Connection, seen: Seen) -> Iterator[str]:
     """Name what no audit record tells of. There is some, so this once the names of all that is told are kept."""
     deeds = [(row, _decode(row.detail)) for page in pages(tx, audit.records, seen) for row in page]
     told_lines = {(row.subject, detail.get("version")) for row, detail in deeds}
+    told_bulks = {row.subject for row, _ in deeds if row.action == BEGIN_BULK}
+    for page in pages(tx, bulk_members, seen):
+        for bulk_id in {row.bulk_id for row in page} - told_bulks:
+            yield f"bulk {bulk_id} was inserted: the audit does not tell of it"
     told_operations = {(detail.get("operation"), row.result == BEGUN) for row, detail in deeds}
     for page in pages(tx, payments, seen):
         for payment_id, lines in _lines_by_payment(tx, page).items():

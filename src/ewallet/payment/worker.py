@@ -4,13 +4,15 @@ The end of a hold that nobody has captured or voided is among it: its expiry was
 """
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
 from ewallet.kernel.clock import MICROSECONDS_PER_SECOND, Clock
 from ewallet.payment import store
+from ewallet.payment.domain.operations import Intent
 from ewallet.payment.reconcile import Reconciliation
-from ewallet.payment.saga import Saga
+from ewallet.payment.saga import Bulk, Saga
 from ewallet.plumbing.database import Database
 from ewallet.plumbing.telemetry import (
     DISAGREEMENTS,
@@ -42,17 +44,24 @@ class Recovery:
     async def run_once(self) -> int:
         """Take over some intents and finish them; returns how many were finished."""
         claimed = await self._saga.claim_overdue(AT_ONCE)
-        outcomes = await asyncio.gather(*(self._saga.finish(intent) for intent in claimed), return_exceptions=True)
+        outcomes = await asyncio.gather(*map(self._finish, claimed), return_exceptions=True)
         finished = 0
-        for intent, outcome in zip(claimed, outcomes, strict=True):
+        for each, outcome in zip(claimed, outcomes, strict=True):
+            first_id = _intents(each)[0].own.id
             if isinstance(outcome, BaseException):
-                self._count_failure(intent.own.id, repr(outcome))
-            else:
-                finished += 1
-                self._told.pop(intent.own.id, None)
-                PAYMENTS_RECOVERED.labels(outcome.own.status.value).inc()
-                log.info("payment.recovered", payment=outcome.own.id, status=outcome.own.status.value)
+                self._count_failure(first_id, repr(outcome))
+                continue
+            finished += len(outcome)
+            self._told.pop(first_id, None)
+            for intent in outcome:
+                PAYMENTS_RECOVERED.labels(intent.own.status.value).inc()
+                log.info("payment.recovered", payment=intent.own.id, status=intent.own.status.value)
         return finished
+
+    async def _finish(self, claimed: Intent | Bulk) -> Sequence[Intent]:
+        if isinstance(claimed, Intent):
+            return [await self._saga.finish(claimed)]
+        return _intents(await self._saga.finish_all(claimed))
 
     def _count_failure(self, intent_id: str, error: str) -> None:
         """It comes again every few seconds for as long as it fails: one line for each error is enough."""
@@ -63,6 +72,10 @@ class Recovery:
             self._told.clear()
         self._told[intent_id] = error
         log.warning("payment.not_recovered", payment=intent_id, error=error)
+
+
+def _intents(claimed: Intent | Bulk) -> Sequence[Intent]:
+    return [claimed] if isinstance(claimed, Intent) else [Intent(payment) for payment in claimed.payments]
 
 
 RECONCILIATION_LEASE = "reconciliation"

@@ -6,6 +6,9 @@ from ewallet.kernel.errors import Reason, Refusal
 from ewallet.payment.domain.operations import Intent, Kind, Operation
 from ewallet.payment.domain.payments import Payment, PaymentStatus
 
+BEGIN_BULK = "payment.begin_bulk"
+"""What the audit calls the beginning of payments that belong together."""
+
 _EVENTS = {
     PaymentStatus.AUTHORIZED: "payment.authorized",
     PaymentStatus.SUCCESS: "payment.succeeded",
@@ -40,8 +43,8 @@ def event_name(payment: Payment) -> str:
 
 
 def recipients(payment: Payment) -> tuple[str, ...]:
-    """Who is told: both sides, but not a merchant that does not exist."""
-    if payment.failure is not None and payment.failure.reason is Reason.UNKNOWN_MERCHANT:
+    """Who is told: both sides, but not a merchant that does not exist, or for whom nobody has looked."""
+    if payment.failure is not None and payment.failure.reason in (Reason.UNKNOWN_MERCHANT, Reason.BULK_REFUSED):
         return (payment.customer_id,)
     return (payment.customer_id, payment.merchant_id)
 

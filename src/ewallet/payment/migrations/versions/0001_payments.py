@@ -79,6 +79,14 @@ def upgrade() -> None:
         Column("digest", IDENTIFIER, nullable=False),
     )
     table(
+        "payment_bulk_members",
+        metadata,
+        Column("payment_id", IDENTIFIER, primary_key=True),
+        Column("bulk_id", IDENTIFIER, nullable=False),
+        Column("position", INTEGER, nullable=False),
+        UniqueConstraint("bulk_id", "position", name="payment_bulk_members_by_bulk"),
+    )
+    table(
         "payment_operations",
         metadata,
         Column("id", IDENTIFIER, primary_key=True),
