@@ -51,9 +51,13 @@ galera: $(DEV_INSTALLED) mariadb mariabackup haproxy ## The same on a cluster of
 IN_PARALLEL := --numprocesses $(shell echo $$(($$(nproc) * 5 / 2))) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
-test: $(DEV_INSTALLED) mariadb mariabackup haproxy systemd curl compiler promtool wrk check ## Run every check and every test, with coverage
-	$(BIN)/python -m pytest --cov $(IN_PARALLEL)
+test: $(DEV_INSTALLED) mariadb mariabackup haproxy systemd curl compiler promtool wrk ## Run every check and every test, with coverage
+	@$(MAKE) --no-print-directory --jobs 2 check tests
 	@$(BIN)/python -m bench.guard
+
+.PHONY: tests
+tests:
+	$(BIN)/python -m pytest --cov $(IN_PARALLEL)
 
 # make bench-growth WRITE=1 SIZES=1000:10000,20000:100000
 .PHONY: bench-growth

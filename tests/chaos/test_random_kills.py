@@ -9,7 +9,7 @@ from tests.chaos.storm import storm
 from tests.chaos.world import Worlds
 from tests.support.platform import Way
 
-KILLS: dict[Way, int] = {"together": 35, "apart": 15}
+KILLS: dict[Way, int] = {"together": 28, "apart": 12}
 SEED = int(os.environ.get("SEED", secrets.randbits(32)))
 
 

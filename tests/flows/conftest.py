@@ -16,7 +16,6 @@ from tests.support.platform import People, Platform, platform
 WAYS = [
     ("together", "sqlite"),
     ("together", "mariadb"),
-    ("apart", "sqlite"),
     ("apart", "mariadb"),
     ("haproxy", "sqlite"),
 ]

@@ -37,7 +37,7 @@ from tests.support.load import Acknowledged, Load, statuses
 from tests.support.notification import verifier
 from tests.support.platform import People, platform, wait_until
 
-CUTS = int(os.environ.get("CUTS", "60"))
+CUTS = int(os.environ.get("CUTS", "30"))
 SEED = int(os.environ.get("SEED", random.randrange(10**9)))
 CUTS_IN_A_TEST = 30
 

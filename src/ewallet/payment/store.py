@@ -115,8 +115,8 @@ bulk_members = table(
     # Of the payments alone that are carried out together or not at all; others are not in here.
     Column("payment_id", IDENTIFIER, primary_key=True),
     Column("bulk_id", IDENTIFIER, nullable=False),
-    Column("position", INTEGER, nullable=False),
-    UniqueConstraint("bulk_id", "position", name="payment_bulk_members_by_bulk"),
+    Column("place", INTEGER, nullable=False),
+    UniqueConstraint("bulk_id", "place", name="payment_bulk_members_by_bulk"),
 )
 
 operations = table(
@@ -197,7 +197,7 @@ def create_bulk(
 
 def bulk_rows(bulk_id: str, begun: Sequence[Payment]) -> list[tuple[str, str, int]]:
     """Which payments belong together, in their order; the audit has a digest of it."""
-    return [(payment.id, bulk_id, position) for position, payment in enumerate(begun)]
+    return [(payment.id, bulk_id, place) for place, payment in enumerate(begun)]
 
 
 def find_bulk(tx: Connection, identities: Sequence[str]) -> list[Payment] | None:
@@ -215,7 +215,7 @@ def _bulks_of(tx: Connection, ids: Collection[str]) -> list[list[str]]:
     members = tx.execute(
         select(bulk_members.c.bulk_id, bulk_members.c.payment_id)
         .where(bulk_members.c.bulk_id.in_(wanted))
-        .order_by(bulk_members.c.bulk_id, bulk_members.c.position)
+        .order_by(bulk_members.c.bulk_id, bulk_members.c.place)
     )
     return [[row.payment_id for row in bulk] for _, bulk in groupby(members, key=lambda row: row.bulk_id)]
 

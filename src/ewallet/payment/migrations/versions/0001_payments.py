@@ -83,8 +83,8 @@ def upgrade() -> None:
         metadata,
         Column("payment_id", IDENTIFIER, primary_key=True),
         Column("bulk_id", IDENTIFIER, nullable=False),
-        Column("position", INTEGER, nullable=False),
-        UniqueConstraint("bulk_id", "position", name="payment_bulk_members_by_bulk"),
+        Column("place", INTEGER, nullable=False),
+        UniqueConstraint("bulk_id", "place", name="payment_bulk_members_by_bulk"),
     )
     table(
         "payment_operations",
